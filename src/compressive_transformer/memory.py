@@ -1,0 +1,225 @@
+"""The state of a Compressive Transformer: what a layer still knows of the stream (paper section 3.1).
+
+Each layer keeps three tiers of the *inputs of its attention* (oldest first):
+
+    compressed [B, C, D]  ->  recent [B, M, D]  ->  window [B, N, D]
+
+The window is the unfinished segment. When it is full, memory *shifts*: the window moves into the recent
+memory, the rows that fall out of it are compressed, and the compressed slots queue up in the compressed
+memory, whose oldest are forgotten.
+
+Every slot carries the number of the document that it belongs to, or ``EMPTY``. A query sees the slots of
+its own document and no others, so a row can be reset anywhere by moving it to the next document.
+
+All rows share one clock, ``position``: the number of tokens read since it was started. It alone decides
+where the segment boundaries lie, hence feeding a stream whole or in pieces makes no difference.
+
+Shape legend: B batch, N segment length, M recent slots, C compressed slots, D model width, H heads,
+K head width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compressive_transformer.errors import UsageError
+
+EMPTY = -1
+"""Document number of a slot that holds nothing."""
+
+FORMAT = "compressive-transformer-memory-1"
+
+
+class LayerMemory(NamedTuple):
+    """The three tiers of one layer. Fixed shapes; empty slots hold zeros."""
+
+    compressed: Tensor
+    """[B, C, D] compressed slots, oldest first."""
+    recent: Tensor
+    """[B, M, D] uncompressed slots, oldest first, filled from the right."""
+    window: Tensor
+    """[B, N, D] the unfinished segment, filled from the left."""
+    document: Tensor
+    """int64 [B, C + M + N] document of each slot in the order above, or ``EMPTY``."""
+    usage: Tensor | None = None
+    """[B, M + N, 2] attention received by the slots of recent and window, and by how many queries it was
+    given; kept only for the most-used compressor."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """C, M, N."""
+        return self.compressed.shape[1], self.recent.shape[1], self.window.shape[1]
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of the filled slots of one layer, each [B, H, C + M + fill, K]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Memory(NamedTuple):
+    """The whole state: memory in, memory out, nothing hidden. Every method returns a new ``Memory``."""
+
+    layers: tuple[LayerMemory, ...]
+    document: Tensor
+    """int64 [B] number of the document that each row is reading."""
+    position: int = 0
+    """Tokens read since the clock was started, the same for all rows."""
+    cache: tuple[KeysValues, ...] | None = None
+    """Keys and values that follow from ``layers`` and the weights; for reading without gradients only
+    (see ``CompressiveTransformer.with_cache``). Never saved."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.document.shape[0]
+
+    @property
+    def segment(self) -> int:
+        """N, the length of a full window."""
+        return self.layers[0].window.shape[1]
+
+    @property
+    def fill(self) -> int:
+        """Tokens in the unfinished segment, 0 <= fill < N."""
+        return self.position % self.segment
+
+    def detach(self) -> Memory:
+        """The same state without a gradient history (truncates back-propagation through time here)."""
+        return self._map(lambda x: x.detach())
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
+        """Moves the state to a device, or its activations to another floating-point type."""
+        return self._map(lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None))
+
+    def reorder(self, rows: Tensor | Sequence[int]) -> Memory:
+        """Picks rows of the batch, in any order, also repeatedly (beam search, finished streams).
+
+        Args:
+            rows: int64 [B'] row numbers; a boolean [B] keeps the rows that are True.
+        """
+        rows = torch.as_tensor(rows, device=self.document.device)
+        index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        if index.numel() and not bool(((index >= 0) & (index < self.batch_size)).all()):
+            raise UsageError(f"memory.reorder: rows {index.tolist()} asked for, but the memory has "
+                             f"{self.batch_size} rows; use numbers from 0 to {self.batch_size - 1}")
+        return self._map(lambda x: x.index_select(0, index))
+
+    def reset(self, rows: Tensor | Sequence[bool] | None = None) -> Memory:
+        """Empties the state of some rows: each begins its next document, at the shared clock's place.
+
+        Args:
+            rows: bool [B], True for the rows to reset; ``None`` resets all.
+
+        From here on a reset row gives what a stream gives that begins here with the same alignment to the
+        segments; the other rows do not change by one bit.
+        """
+        if rows is None:
+            rows = torch.ones_like(self.document, dtype=torch.bool)
+        rows = torch.as_tensor(rows, device=self.document.device)
+        if rows.dtype != torch.bool or rows.shape != self.document.shape:
+            raise UsageError(f"memory.reset takes one bool for each of the {self.batch_size} rows, not "
+                             f"{rows.dtype} of shape {tuple(rows.shape)}")
+        document = self.document + rows
+        layers = tuple(drop_stale(layer, document) for layer in self.layers)
+        cache = self.cache
+        if cache is not None:
+            keep = ~rows[:, None, None, None]
+            cache = tuple(KeysValues(kv.keys.where(keep, 0), kv.values.where(keep, 0)) for kv in cache)
+        return Memory(layers, document, self.position, cache)
+
+    def num_bytes(self) -> int:
+        """Bytes of the state, the cache not counted."""
+        tensors = [x for layer in self.layers for x in layer if x is not None] + [self.document]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state as one safetensors file (without the cache)."""
+        from safetensors.torch import save_file
+
+        tensors = {"document": self.document.contiguous()}
+        for i, layer in enumerate(self.layers):
+            for name, x in layer._asdict().items():
+                if x is not None:
+                    tensors[f"layers.{i}.{name}"] = x.detach().contiguous()
+        header = {"format": FORMAT, "position": str(self.position), "num_layers": str(len(self.layers))}
+        save_file(tensors, str(path), metadata={"memory": json.dumps(header)})
+
+    @staticmethod
+    def load(path: str | Path, device: torch.device | str = "cpu") -> Memory:
+        """Reads a state written by ``save``.
+
+        Raises:
+            UsageError: the file is missing, broken, or holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                header = json.loads((file.metadata() or {}).get("memory", "{}"))
+                if header.get("format") != FORMAT:
+                    raise UsageError(f"{path} is not a saved memory; give a file that Memory.save wrote")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            layers = []
+            for i in range(int(header["num_layers"])):
+                found = {f: tensors.get(f"layers.{i}.{f}") for f in LayerMemory._fields}
+                layers.append(LayerMemory(**found))
+            return Memory(tuple(layers), tensors["document"], int(header["position"]))
+        except FileNotFoundError:
+            raise UsageError(f"{path} does not exist; give a file that Memory.save wrote") from None
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
+
+    def _map(self, function) -> Memory:
+        layers = tuple(
+            LayerMemory(*(None if x is None else function(x) for x in layer)) for layer in self.layers
+        )
+        cache = self.cache and tuple(KeysValues(*map(function, kv)) for kv in self.cache)
+        return Memory(layers, function(self.document), self.position, cache)
+
+
+def empty_layer(batch_size: int, sizes: tuple[int, int, int], dim: int, track_usage: bool,
+                device: torch.device | str | None, dtype: torch.dtype | None) -> LayerMemory:
+    """A layer that has read nothing. ``sizes`` are C, M, N."""
+    tiers = [torch.zeros(batch_size, size, dim, device=device, dtype=dtype) for size in sizes]
+    document = torch.full((batch_size, sum(sizes)), EMPTY, device=device)
+    usage = torch.zeros(batch_size, sizes[1] + sizes[2], 2, device=device, dtype=dtype)
+    return LayerMemory(*tiers, document, usage if track_usage else None)
+
+
+def drop_stale(layer: LayerMemory, document_B: Tensor) -> LayerMemory:
+    """Empties the slots that do not belong to the row's present document; nobody can see them any more."""
+    keep = layer.document == document_B[:, None]
+    C, M, N = layer.sizes
+    keeps = keep[..., None].split([C, M, N], dim=1)
+    tiers = [x.where(k, 0) for x, k in zip(layer[:3], keeps, strict=True)]
+    usage = None if layer.usage is None else layer.usage.where(keep[:, C:, None], 0)
+    return LayerMemory(*tiers, layer.document.where(keep, EMPTY), usage)
+
+
+def append(layer: LayerMemory, x_BTD: Tensor, document_BT: Tensor, fill: int) -> LayerMemory:
+    """Writes T new rows behind the ``fill`` rows that the window holds."""
+    C, M, _ = layer.sizes
+    stop = fill + x_BTD.shape[1]
+    window = torch.cat([layer.window[:, :fill], x_BTD, layer.window[:, stop:]], dim=1)
+    start = C + M + fill
+    document = torch.cat(
+        [layer.document[:, :start], document_BT, layer.document[:, start + x_BTD.shape[1] :]], dim=1
+    )
+    return layer._replace(window=window, document=document)
+
+
+def held_rows(segments: int, recent: int, segment: int, rate: int) -> int:
+    """Rows in a recent memory of ``recent`` slots after a number of segments, empty ones counted.
+
+    Only whole multiples of the compression rate leave, so that no row is dropped and none is padded. If the
+    rate divides the segment, the memory is always full; else it holds up to ``rate - 1`` rows fewer.
+    """
+    pushed = segments * segment
+    return recent + pushed - -(-pushed // rate) * rate

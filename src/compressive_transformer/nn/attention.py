@@ -1,0 +1,118 @@
+"""Multi-head attention over [compressed ; recent ; window] with relative positions.
+
+Shape legend: B batch, T queries, S keys, H heads, K head width, D model width, F position features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from compressive_transformer import ops
+from compressive_transformer.errors import UsageError
+
+PositionScheme = Literal["continued", "time", "separate"]
+
+
+class Places(NamedTuple):
+    """Where queries and keys stand, counted in tokens from the beginning of the segment."""
+
+    query_T: Tensor
+    compressed_C: Tensor
+    rest_S: Tensor
+    """Keys of the recent memory and of the window."""
+
+
+def places(scheme: PositionScheme, sizes: tuple[int, int, int], fill: int, length: int, rate: int,
+           device: torch.device, dtype: torch.dtype) -> Places:
+    """Places for ``length`` queries behind ``fill`` window rows.
+
+    They depend on slot numbers only, never on how full memory is. The schemes differ in where compressed slot
+    j of C stands: ``continued``: one place before the next slot, behind the M recent ones; ``time``: at the
+    middle of the c tokens that it stands for; ``separate``: as if it touched the segment (the authors' code,
+    where a projection of its own tells it from the recent memory).
+    """
+    C, M, _ = sizes
+    query = torch.arange(fill, fill + length, device=device, dtype=dtype)
+    rest = torch.arange(-M, fill + length, device=device, dtype=dtype)
+    back = torch.arange(C, 0, -1, device=device, dtype=dtype)
+    if scheme == "time":
+        compressed = -M - rate * back + (rate - 1) / 2
+    else:
+        compressed = -back - (M if scheme == "continued" else 0)
+    return Places(query, compressed, rest)
+
+
+class RelativeAttention(nn.Module):
+    """Relative multi-head attention; projections without bias but the last.
+
+    Args:
+        dim: model width D, a multiple of num_heads.
+        num_heads: H.
+        scheme: see ``places``.
+        position_features: F, sinusoids per distance (even); the authors use D.
+        dropout: probability of dropping an attention weight.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, scheme: PositionScheme = "continued",
+                 position_features: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise UsageError(f"dim {dim} is not divisible by num_heads {num_heads}; change one of them")
+        if scheme not in get_args(PositionScheme):
+            raise UsageError(f"position scheme {scheme!r} is unknown; use one of {get_args(PositionScheme)}")
+        self.num_heads, self.head_dim, self.scheme = num_heads, dim // num_heads, scheme
+        self.position_features = position_features or dim
+        if self.position_features % 2:
+            raise UsageError(f"position_features {self.position_features} is odd; use an even number")
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.output = nn.Linear(dim, dim)
+        self.content_bias = nn.Parameter(torch.zeros(num_heads, self.head_dim))
+        # The first table serves recent memory and window, the second the compressed memory, if it has its own.
+        tables = 2 if scheme == "separate" else 1
+        self.position_keys = nn.ModuleList(
+            nn.Linear(self.position_features, dim, bias=False) for _ in range(tables)
+        )
+        self.position_bias = nn.Parameter(torch.zeros(tables, num_heads, self.head_dim))
+
+    def queries(self, x_BTD: Tensor) -> Tensor:
+        """[B, H, T, K] queries scaled by K^-1/2, without biases."""
+        return self._heads(self.query(x_BTD)) * self.head_dim**-0.5
+
+    def keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, each [B, H, S, K]."""
+        return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
+
+    def constant_keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """``keys_values`` through which gradient flows to x but not to the projections."""
+        key, value = (nn.functional.linear(x_BSD, p.weight.detach()) for p in (self.key, self.value))
+        return self._heads(key), self._heads(value)
+
+    def forward(self, x_BTD: Tensor, keys: Tensor, values: Tensor, at: Places, visible_BTS: Tensor):
+        """Attends from T inputs to S keys, their own the last T.
+
+        Returns:
+            The output [B, T, D] and the attention weights [B, H, T, S].
+        """
+        weight = [p.weight.view(self.num_heads, self.head_dim, -1) for p in self.position_keys]
+        if self.scheme == "separate":
+            tables = [
+                ops.PositionTable(weight[1], self.position_bias[1], at.compressed_C),
+                ops.PositionTable(weight[0], self.position_bias[0], at.rest_S),
+            ]
+        else:
+            place = torch.cat([at.compressed_C, at.rest_S])
+            tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
+        attended, weights = ops.rotated(
+            self.queries(x_BTD), keys, values, self.content_bias, tables, at.query_T, visible_BTS,
+            self.dropout if self.training else 0.0,
+        )
+        return self.output(attended.transpose(1, 2).flatten(2)), weights
+
+    def _heads(self, x_BSD: Tensor) -> Tensor:
+        return x_BSD.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

@@ -1,0 +1,244 @@
+"""One layer: attention over its three memory tiers, a feed-forward, and the shift of its memory.
+
+Shape legend: B batch, T queries in this piece of a segment, N segment, M recent, C compressed, S keys,
+R rows that leave, n slots that they become, D model width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compressive_transformer.losses import AutoEncoding, attention_reconstruction
+from compressive_transformer.memory import (
+    EMPTY,
+    KeysValues,
+    LayerMemory,
+    append,
+    held_rows,
+)
+from compressive_transformer.nn.attention import Places, RelativeAttention, places
+from compressive_transformer.nn.compression import Compressor
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+NormPlacement = Literal["pre", "post"]
+LossName = Literal["attention", "auto-encoding", "none"]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, dim: int, hidden: int, activation: str, dropout: float):
+        super().__init__()
+        self.up = nn.Linear(dim, hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(hidden, dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(self.activation(self.dropout(self.up(x_BTD))))
+
+
+class Piece(NamedTuple):
+    """What all layers need to know of the T tokens at hand, a part of one segment."""
+
+    document_BT: Tensor
+    """int64, the document of each token."""
+    fill: int
+    """Tokens of this segment that were read before."""
+    segments: int
+    """Whole segments that were read before."""
+
+
+class Reading(NamedTuple):
+    """What a layer gives for one piece."""
+
+    hidden: Tensor
+    """[B, T, D] its output."""
+    memory: LayerMemory
+    """Its memory with the piece in the window (not shifted yet)."""
+    cache: KeysValues
+    """Keys and values of all slots filled so far."""
+    weights: Tensor
+    """[B, H, T, S] attention weights."""
+
+
+class CompressiveLayer(nn.Module):
+    """A Transformer layer with a compressed memory (paper Algorithm 1), or without (Transformer-XL).
+
+    Args:
+        attention: the attention, which owns the projections that the auxiliary loss reads with.
+        feed_forward: the second sub-layer.
+        compressor: f_c, or None for a Transformer-XL layer.
+        loss: what teaches the compressor, if it has weights; ``none`` leaves it to back-propagation through
+            time over several segments.
+        norm: ``pre`` (as the authors' code: memory holds normed activations) or ``post`` (as the paper).
+        dropout: on each sub-layer's output.
+        mask_empty: hide empty slots; the authors attend to their zeros.
+    """
+
+    def __init__(self, dim: int, attention: RelativeAttention, feed_forward: FeedForward,
+                 compressor: Compressor | None, *, loss: LossName = "attention", norm: NormPlacement = "pre", dropout: float = 0.0, mask_empty: bool = True):
+        super().__init__()
+        self.attention, self.feed_forward = attention, feed_forward
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.compressor = compressor
+        learns = compressor is not None and any(True for _ in compressor.parameters())
+        self.loss: LossName = loss if learns else "none"
+        self.auto_encoding = AutoEncoding(dim, self.rate) if self.loss == "auto-encoding" else None
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm, self.mask_empty = norm == "pre", mask_empty
+
+    @property
+    def rate(self) -> int:
+        """Compression rate c; 1 where nothing is compressed."""
+        return self.compressor.rate if self.compressor else 1
+
+    def forward(self, hidden: Tensor, memory: LayerMemory, cache: KeysValues | None, piece: Piece) -> Reading:
+        """Reads T tokens, the last T rows of the window that it returns."""
+        x_BTD = self.attention_norm(hidden) if self.pre_norm else hidden
+        start = sum(memory.sizes[:2]) + piece.fill
+        memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, piece.fill)
+        visible_BTS = self._visible(memory, piece, start)
+        keys, values = self._keys_values(x_BTD, memory, cache, piece.fill)
+        at = self._places(memory, piece, x_BTD)
+        attended, weights = self.attention(x_BTD, keys, values, at, visible_BTS)
+        if memory.usage is not None:
+            memory = memory._replace(usage=self._count_usage(memory, weights, visible_BTS))
+        return Reading(self._finish(hidden, attended), memory, KeysValues(keys, values), weights)
+
+    def shift(self, memory: LayerMemory, cache: KeysValues | None, document_B: Tensor, segments: int,
+              with_loss: bool) -> tuple[LayerMemory, KeysValues | None, Tensor]:
+        """Moves a full window into the recent memory and compresses what falls out of it.
+
+        Args:
+            memory: the layer's memory with a full window and no slot of an earlier document.
+            cache: its keys and values, if they are kept.
+            document_B: the document that each row is in at the end of the segment.
+            segments: number of this segment, from 0.
+            with_loss: whether to compute the auxiliary loss.
+
+        Returns:
+            The memory with an empty window, the cache moved likewise, and the auxiliary loss (scalar).
+        """
+        C, M, N = memory.sizes
+        held = held_rows(segments, M, N, self.rate)
+        leaving = held + N - held_rows(segments + 1, M, N, self.rate)
+        gap = M - held  # slots of the recent memory that wait for a whole group to leave
+        rows = torch.cat([memory.recent[:, gap:], memory.window], dim=1)
+        document = memory.document[:, C + gap :]
+        usage = None if memory.usage is None else memory.usage[:, gap:]
+        old_valid = self._valid(document[:, :leaving])
+        old = rows[:, :leaving].detach().where(old_valid[..., None], 0)
+        new, new_document = self._compress(old, old_valid, usage, document_B)
+        loss = memory.window.new_zeros(())
+        if with_loss and self.loss != "none":
+            moved_from_window = max(leaving - held, 0)
+            loss = self._auxiliary_loss(memory, old, old_valid, new, new_document, document_B, moved_from_window)
+        if cache is not None:
+            cache = self._shift_cache(cache, new, C, C + gap + leaving, gap=M - (rows.shape[1] - leaving))
+        kept_document = _fit(document[:, leaving:], M, EMPTY)
+        compressed_document = torch.cat([memory.document[:, :C], new_document], dim=1)
+        shifted = LayerMemory(
+            _fit(torch.cat([memory.compressed, new], dim=1), C),
+            _fit(rows[:, leaving:], M),
+            torch.zeros_like(memory.window),
+            torch.cat([_fit(compressed_document, C, EMPTY), _fit(kept_document, M + N, EMPTY, right=True)], dim=1),
+            None if usage is None else _fit(_fit(usage[:, leaving:], M), M + N, right=True),
+        )
+        return shifted, cache, loss
+
+    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = hidden + self.dropout(attended)
+        if not self.pre_norm:
+            hidden = self.attention_norm(hidden)
+        y = self.feed_forward_norm(hidden) if self.pre_norm else hidden
+        hidden = hidden + self.dropout(self.feed_forward(y))
+        return hidden if self.pre_norm else self.feed_forward_norm(hidden)
+
+    def _visible(self, memory: LayerMemory, piece: Piece, start: int) -> Tensor:
+        """bool [B, T, S]: a query sees the slots of its own document that are not after it."""
+        stop = start + piece.document_BT.shape[1]
+        key, query = memory.document[:, None, :stop], piece.document_BT[:, :, None]
+        visible = key == query
+        if not self.mask_empty:
+            visible = visible | (key == EMPTY)
+        place = torch.arange(stop, device=key.device)
+        return visible & (place <= place[start:, None])
+
+    def _valid(self, document: Tensor) -> Tensor:
+        return document != EMPTY if self.mask_empty else torch.ones_like(document, dtype=torch.bool)
+
+    def _places(self, memory: LayerMemory, piece: Piece, x_BTD: Tensor) -> Places:
+        dtype = torch.promote_types(memory.window.dtype, torch.float32)
+        return places(self.attention.scheme, memory.sizes, piece.fill, x_BTD.shape[1], self.rate,
+                      x_BTD.device, dtype)
+
+    def _keys_values(self, x_BTD: Tensor, memory: LayerMemory, cache: KeysValues | None, fill: int):
+        if cache is not None:
+            new = self.attention.keys_values(x_BTD)
+            return (torch.cat([a, b], dim=2) for a, b in zip(cache, new, strict=True))
+        return self.attention.keys_values(torch.cat([self.slots(memory, fill), x_BTD], dim=1))
+
+    def slots(self, memory: LayerMemory, fill: int) -> Tensor:
+        """[B, C + M + fill, D] the filled slots, zero where empty, whatever stands there."""
+        slots = torch.cat([memory.compressed, memory.recent, memory.window[:, :fill]], dim=1)
+        if not self.mask_empty:
+            return slots
+        return slots.where(memory.document[:, : slots.shape[1], None] != EMPTY, 0)
+
+    def _count_usage(self, memory: LayerMemory, weights: Tensor, visible_BTS: Tensor) -> Tensor:
+        assert memory.usage is not None
+        C = memory.sizes[0]
+        received = weights.detach().mean(dim=1).sum(dim=1).to(memory.usage.dtype)
+        count = visible_BTS.sum(dim=1).to(memory.usage.dtype)
+        added = torch.stack([received, count], dim=-1)[:, C:]
+        return memory.usage + _fit(added, memory.usage.shape[1], right=True)
+
+    def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor):
+        """The new slots [B, n, D] and their documents [B, n]."""
+        if self.compressor is None:
+            return old[:, :0], document_B[:, None][:, :0]
+        if usage is not None:
+            usage = usage[:, : old.shape[1], 0] / usage[:, : old.shape[1], 1].clamp(min=1)
+        new, new_valid = self.compressor(old, valid, usage)
+        document = document_B[:, None].where(new_valid, EMPTY)
+        return new.to(old.dtype), document
+
+    def _auxiliary_loss(self, memory: LayerMemory, old: Tensor, old_valid: Tensor, new: Tensor,
+                        new_document: Tensor, document_B: Tensor, moved_from_window: int) -> Tensor:
+        """Loss of one layer. Queries are those of the whole segment, whatever pieces it was read in."""
+        if self.auto_encoding is not None:
+            return self.auto_encoding(old, new, old_valid)
+        with torch.no_grad():
+            queries = self.attention.queries(memory.window)
+            target = self.attention.keys_values(old)
+        counts = (memory.document[:, -memory.sizes[2] :] == document_B[:, None]) | (not self.mask_empty)
+        # Rows that move straight out of the window (M < N) can't be read by the queries that stood there too.
+        late = torch.arange(counts.shape[1], device=counts.device) >= moved_from_window
+        return attention_reconstruction(
+            queries, target, self.attention.constant_keys_values(new), old_valid,
+            self._valid(new_document), counts & late,
+        )
+
+    def _shift_cache(self, cache: KeysValues, new: Tensor, C: int, start: int, gap: int) -> KeysValues:
+        made = self.attention.keys_values(new)
+
+        def move(x: Tensor, x_new: Tensor) -> Tensor:
+            compressed = torch.cat([x[:, :, :C], x_new], dim=2)
+            compressed = compressed[:, :, compressed.shape[2] - C :]  # not [-C:], which keeps all if C is 0
+            pad = x.new_zeros(*x.shape[:2], gap, x.shape[3])
+            return torch.cat([compressed, pad, x[:, :, start:]], dim=2)
+
+        return KeysValues(move(cache.keys, made[0]), move(cache.values, made[1]))
+
+
+def _fit(x: Tensor, size: int, fill: float = 0, right: bool = False) -> Tensor:
+    """Cuts [B, n, ...] to its newest ``size`` rows, or pads it: on the old side, or on the right."""
+    missing = size - x.shape[1]
+    if missing <= 0:
+        return x[:, x.shape[1] - size :]
+    pad = x.new_full((x.shape[0], missing, *x.shape[2:]), fill)
+    return torch.cat([x, pad] if right else [pad, x], dim=1)

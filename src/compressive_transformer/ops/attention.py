@@ -1,0 +1,123 @@
+"""Attention with Transformer-XL's relative positions, as pure functions of one signature.
+
+The logit of query i for key j is (Transformer-XL, Dai et al. 2019, eq. 3.3; u and v are the two biases):
+
+    (q_i + u) . k_j  +  (q_i + v) . W sinusoid(p_i - p_j)
+
+``reference`` computes just that, slowly. ``rotated`` computes the same as a plain dot product, see there.
+
+Shape legend: B batch, T queries, S keys, H heads, K head width, F position features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+
+class PositionTable(NamedTuple):
+    """How queries see the places of a run of consecutive keys."""
+
+    weight_HKF: Tensor
+    """W: turns the F sinusoids of a distance into a position key of each head."""
+    bias_HK: Tensor
+    """v: what is added to the query before it meets position keys."""
+    key_place_S: Tensor
+    """p_j of the run's keys; a query at place p_i is ``p_i - p_j`` away."""
+
+
+def frequencies(features: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """[F / 2] angular frequencies 10000^(-2k/F) of the sinusoids."""
+    return 10000.0 ** (-torch.arange(0, features, 2, device=device, dtype=dtype) / features)
+
+
+def sinusoid(distance: Tensor, features: int) -> Tensor:
+    """[..., F] position features of real distances [...]: all sines, then all cosines."""
+    angle = distance[..., None] * frequencies(features, distance.device, distance.dtype)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def reference(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    content_bias_HK: Tensor,
+    tables: Sequence[PositionTable],
+    query_place_T: Tensor,
+    visible_BTS: Tensor,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The definition. Obvious and slow: it makes a position key for every pair of query and key.
+
+    Args:
+        q_BHTK: queries, already scaled by K^-1/2 (the biases are not scaled, as in the authors' code).
+        k_BHSK, v_BHSK: keys and values.
+        content_bias_HK: u.
+        tables: position tables of consecutive runs of keys, together S keys.
+        query_place_T: p_i of the queries.
+        visible_BTS: bool, which keys a query sees; at least one for each query.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        The attended values [B, H, T, K], and the attention weights [B, H, T, S] before dropout.
+    """
+    content = torch.einsum("bhtk,bhsk->bhts", q_BHTK + content_bias_HK[:, None], k_BHSK)
+    position = []
+    for weight_HKF, bias_HK, key_place_S in tables:
+        distance_TS = query_place_T[:, None] - key_place_S
+        key_HTSK = torch.einsum("tsf,hkf->htsk", sinusoid(distance_TS, weight_HKF.shape[-1]), weight_HKF)
+        position.append(torch.einsum("bhtk,htsk->bhts", q_BHTK + bias_HK[:, None], key_HTSK))
+    logits = content + torch.cat(position, dim=-1)
+    weights = logits.masked_fill(~visible_BTS[:, None], -torch.inf).softmax(dim=-1)
+    return torch.einsum("bhts,bhsk->bhtk", drop(weights, dropout), v_BHSK), weights
+
+
+def rotated(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    content_bias_HK: Tensor,
+    tables: Sequence[PositionTable],
+    query_place_T: Tensor,
+    visible_BTS: Tensor,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The same as ``reference``, as plain dot-product attention with longer queries and keys.
+
+    With a = W^T (q + v), the angle-addition formulas divide a . sinusoid(p_i - p_j) into a rotation of ``a``
+    that knows p_i only and fixed features of p_j. So position keys are never made for pairs, and never
+    shifted: ``[q + u ; rotate(a, p_i)] . [k ; cos p_j ; sin p_j]`` is the whole logit.
+    """
+    dtype = q_BHTK.dtype  # under autocast the parameters are float32, the queries are not
+    query_content = q_BHTK + content_bias_HK[:, None].to(dtype)
+    logits, start = [], 0
+    for weight_HKF, bias_HK, key_place_S in tables:
+        stop = start + key_place_S.shape[0]
+        a_BHTF = (q_BHTK + bias_HK[:, None].to(dtype)) @ weight_HKF
+        feature_SF = _key_features(key_place_S, weight_HKF.shape[-1]).to(dtype)
+        query = torch.cat([query_content, _rotate(a_BHTF, query_place_T)], dim=-1)
+        key = torch.cat([k_BHSK[:, :, start:stop], feature_SF.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
+        logits.append(query @ key.transpose(-1, -2))
+        start = stop
+    bias_BTS = torch.zeros_like(visible_BTS, dtype=logits[0].dtype).masked_fill_(~visible_BTS, -torch.inf)
+    logits_BHTS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+    weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)  # in place: nobody needs the logits again
+    return drop(weights, dropout) @ v_BHSK, weights
+
+
+def _rotate(a_BHTF: Tensor, place_T: Tensor) -> Tensor:
+    """Turns (sine half, cosine half) of ``a`` by the angles of the places."""
+    sine, cosine = a_BHTF.chunk(2, dim=-1)
+    angle = place_T[:, None] * frequencies(a_BHTF.shape[-1], place_T.device, place_T.dtype)
+    sin, cos = angle.sin().to(a_BHTF.dtype), angle.cos().to(a_BHTF.dtype)
+    return torch.cat([sine * sin + cosine * cos, cosine * sin - sine * cos], dim=-1)
+
+
+def _key_features(place_S: Tensor, features: int) -> Tensor:
+    """[S, F] cosines, then sines, of the keys' places: the other half of the angle-addition formulas."""
+    angle = place_S[:, None] * frequencies(features, place_S.device, place_S.dtype)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
