@@ -11,4 +11,12 @@ try:
 except PackageNotFoundError:  # running from a source tree that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["CompressiveTransformer", "LanguageModel", "Memory", "ModelConfig", "Output", "UsageError", "__version__"]
+__all__ = [
+    "CompressiveTransformer",
+    "LanguageModel",
+    "Memory",
+    "ModelConfig",
+    "Output",
+    "UsageError",
+    "__version__",
+]

@@ -43,8 +43,9 @@ def attention_reconstruction(
     Returns:
         Scalar: mean over counted queries, heads and features; 0 if no query counts.
     """
-    target = _read(q_BHTK.detach(), *(x.detach() for x in old), old_valid_BR)
-    error = (target - _read(q_BHTK.detach(), *new, new_valid_Bn)).square().mean(dim=(1, 3))
+    q_BHTK = q_BHTK.detach()
+    target = _read(q_BHTK, old[0].detach(), old[1].detach(), old_valid_BR)
+    error = (target - _read(q_BHTK, new[0], new[1], new_valid_Bn)).square().mean(dim=(1, 3))
     weight = query_weight_BT & old_valid_BR.any(dim=1, keepdim=True)
     return error.where(weight, 0).sum() / weight.sum().clamp(min=1)
 

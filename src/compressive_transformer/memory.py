@@ -21,7 +21,7 @@ K head width.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,8 +107,10 @@ class Memory(NamedTuple):
         rows = torch.as_tensor(rows, device=self.document.device)
         index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         if index.numel() and not bool(((index >= 0) & (index < self.batch_size)).all()):
-            raise UsageError(f"memory.reorder: rows {index.tolist()} asked for, but the memory has "
-                             f"{self.batch_size} rows; use numbers from 0 to {self.batch_size - 1}")
+            raise UsageError(
+                f"memory.reorder: rows {index.tolist()} asked for, but the memory has "
+                f"{self.batch_size} rows; use numbers from 0 to {self.batch_size - 1}"
+            )
         return self._map(lambda x: x.index_select(0, index))
 
     def reset(self, rows: Tensor | Sequence[bool] | None = None) -> Memory:
@@ -124,8 +126,10 @@ class Memory(NamedTuple):
             rows = torch.ones_like(self.document, dtype=torch.bool)
         rows = torch.as_tensor(rows, device=self.document.device)
         if rows.dtype != torch.bool or rows.shape != self.document.shape:
-            raise UsageError(f"memory.reset takes one bool for each of the {self.batch_size} rows, not "
-                             f"{rows.dtype} of shape {tuple(rows.shape)}")
+            raise UsageError(
+                f"memory.reset takes one bool for each of the {self.batch_size} rows, not "
+                f"{rows.dtype} of shape {tuple(rows.shape)}"
+            )
         document = self.document + rows
         layers = tuple(drop_stale(layer, document) for layer in self.layers)
         cache = self.cache
@@ -168,29 +172,33 @@ class Memory(NamedTuple):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             layers = []
             for i in range(int(header["num_layers"])):
-                found = {f: tensors.get(f"layers.{i}.{f}") for f in LayerMemory._fields}
-                layers.append(LayerMemory(**found))
+                tiers = (tensors[f"layers.{i}.{name}"] for name in LayerMemory._fields[:4])
+                layers.append(LayerMemory._make([*tiers, tensors.get(f"layers.{i}.usage")]))
             return Memory(tuple(layers), tensors["document"], int(header["position"]))
         except FileNotFoundError:
             raise UsageError(f"{path} does not exist; give a file that Memory.save wrote") from None
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
 
-    def _map(self, function) -> Memory:
-        layers = tuple(
-            LayerMemory(*(None if x is None else function(x) for x in layer)) for layer in self.layers
-        )
-        cache = self.cache and tuple(KeysValues(*map(function, kv)) for kv in self.cache)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Memory:
+        layers = tuple(LayerMemory._make(None if x is None else function(x) for x in m) for m in self.layers)
+        cache = self.cache and tuple(KeysValues._make(map(function, kv)) for kv in self.cache)
         return Memory(layers, function(self.document), self.position, cache)
 
 
-def empty_layer(batch_size: int, sizes: tuple[int, int, int], dim: int, track_usage: bool,
-                device: torch.device | str | None, dtype: torch.dtype | None) -> LayerMemory:
+def empty_layer(
+    batch_size: int,
+    sizes: tuple[int, int, int],
+    dim: int,
+    track_usage: bool,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> LayerMemory:
     """A layer that has read nothing. ``sizes`` are C, M, N."""
     tiers = [torch.zeros(batch_size, size, dim, device=device, dtype=dtype) for size in sizes]
     document = torch.full((batch_size, sum(sizes)), EMPTY, device=device)
     usage = torch.zeros(batch_size, sizes[1] + sizes[2], 2, device=device, dtype=dtype)
-    return LayerMemory(*tiers, document, usage if track_usage else None)
+    return LayerMemory._make([*tiers, document, usage if track_usage else None])
 
 
 def drop_stale(layer: LayerMemory, document_B: Tensor) -> LayerMemory:
@@ -200,7 +208,7 @@ def drop_stale(layer: LayerMemory, document_B: Tensor) -> LayerMemory:
     keeps = keep[..., None].split([C, M, N], dim=1)
     tiers = [x.where(k, 0) for x, k in zip(layer[:3], keeps, strict=True)]
     usage = None if layer.usage is None else layer.usage.where(keep[:, C:, None], 0)
-    return LayerMemory(*tiers, layer.document.where(keep, EMPTY), usage)
+    return LayerMemory._make([*tiers, layer.document.where(keep, EMPTY), usage])
 
 
 def append(layer: LayerMemory, x_BTD: Tensor, document_BT: Tensor, fill: int) -> LayerMemory:

@@ -5,7 +5,7 @@ Shape legend: B batch, T queries, S keys, H heads, K head width, D model width, 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,15 @@ class Places(NamedTuple):
     """Keys of the recent memory and of the window."""
 
 
-def places(scheme: PositionScheme, sizes: tuple[int, int, int], fill: int, length: int, rate: int,
-           device: torch.device, dtype: torch.dtype) -> Places:
+def places(
+    scheme: PositionScheme,
+    sizes: tuple[int, int, int],
+    fill: int,
+    length: int,
+    rate: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Places:
     """Places for ``length`` queries behind ``fill`` window rows.
 
     They depend on slot numbers only, never on how full memory is. The schemes differ in where compressed slot
@@ -56,14 +63,22 @@ class RelativeAttention(nn.Module):
         dropout: probability of dropping an attention weight.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, scheme: PositionScheme = "continued",
-                 position_features: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        scheme: PositionScheme = "continued",
+        position_features: int | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise UsageError(f"dim {dim} is not divisible by num_heads {num_heads}; change one of them")
         if scheme not in get_args(PositionScheme):
             raise UsageError(f"position scheme {scheme!r} is unknown; use one of {get_args(PositionScheme)}")
-        self.num_heads, self.head_dim, self.scheme = num_heads, dim // num_heads, scheme
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.scheme: PositionScheme = scheme
         self.position_features = position_features or dim
         if self.position_features % 2:
             raise UsageError(f"position_features {self.position_features} is odd; use an even number")
@@ -73,7 +88,7 @@ class RelativeAttention(nn.Module):
         self.value = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim)
         self.content_bias = nn.Parameter(torch.zeros(num_heads, self.head_dim))
-        # The first table serves recent memory and window, the second the compressed memory, if it has its own.
+        # Table 0 serves recent memory and window, table 1 the compressed memory, if it has its own.
         tables = 2 if scheme == "separate" else 1
         self.position_keys = nn.ModuleList(
             nn.Linear(self.position_features, dim, bias=False) for _ in range(tables)
@@ -99,7 +114,8 @@ class RelativeAttention(nn.Module):
         Returns:
             The output [B, T, D] and the attention weights [B, H, T, S].
         """
-        weight = [p.weight.view(self.num_heads, self.head_dim, -1) for p in self.position_keys]
+        per_head = (self.num_heads, self.head_dim, self.position_features)
+        weight = [cast("nn.Linear", linear).weight.view(per_head) for linear in self.position_keys]
         if self.scheme == "separate":
             tables = [
                 ops.PositionTable(weight[1], self.position_bias[1], at.compressed_C),
@@ -109,7 +125,13 @@ class RelativeAttention(nn.Module):
             place = torch.cat([at.compressed_C, at.rest_S])
             tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
         attended, weights = ops.rotated(
-            self.queries(x_BTD), keys, values, self.content_bias, tables, at.query_T, visible_BTS,
+            self.queries(x_BTD),
+            keys,
+            values,
+            self.content_bias,
+            tables,
+            at.query_T,
+            visible_BTS,
             self.dropout if self.training else 0.0,
         )
         return self.output(attended.transpose(1, 2).flatten(2)), weights

@@ -19,7 +19,7 @@ from compressive_transformer.errors import UsageError
 class Compressor(nn.Module):
     """What all compression functions share: the rate, and how many slots a number of rows makes."""
 
-    def __init__(self, rate: int):
+    def __init__(self, dim: int, rate: int):
         super().__init__()
         if rate < 1:
             raise UsageError(f"compression rate {rate} is not allowed; use 1 or more")
@@ -40,9 +40,6 @@ class Compressor(nn.Module):
 class MeanPool(Compressor):
     """Mean of c rows."""
 
-    def __init__(self, dim: int, rate: int):
-        super().__init__(rate)
-
     def forward(self, rows_BRD: Tensor, valid_BR: Tensor, usage_BR: Tensor | None = None):
         valid = self.groups(valid_BR)[..., None]
         total = self.groups(rows_BRD).where(valid, 0).sum(dim=2)
@@ -51,9 +48,6 @@ class MeanPool(Compressor):
 
 class MaxPool(Compressor):
     """Maximum over c rows, feature by feature."""
-
-    def __init__(self, dim: int, rate: int):
-        super().__init__(rate)
 
     def forward(self, rows_BRD: Tensor, valid_BR: Tensor, usage_BR: Tensor | None = None):
         valid = self.groups(valid_BR)[..., None]
@@ -69,7 +63,7 @@ class Conv(Compressor):
     """
 
     def __init__(self, dim: int, rate: int):
-        super().__init__(rate)
+        super().__init__(dim, rate)
         self.kernel = nn.Linear(rate * dim, dim, bias=False)
 
     def forward(self, rows_BRD: Tensor, valid_BR: Tensor, usage_BR: Tensor | None = None):
@@ -115,9 +109,6 @@ class MostUsed(Compressor):
 
     Usage is attention averaged over the queries that could see the row, so that a row's age is no advantage.
     """
-
-    def __init__(self, dim: int, rate: int):
-        super().__init__(rate)
 
     def forward(self, rows_BRD: Tensor, valid_BR: Tensor, usage_BR: Tensor | None = None):
         if usage_BR is None:

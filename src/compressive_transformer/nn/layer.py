@@ -22,7 +22,8 @@ from compressive_transformer.memory import (
 from compressive_transformer.nn.attention import Places, RelativeAttention, places
 from compressive_transformer.nn.compression import Compressor
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+ActivationName = Literal["gelu", "relu"]
 NormPlacement = Literal["pre", "post"]
 LossName = Literal["attention", "auto-encoding", "none"]
 
@@ -79,8 +80,18 @@ class CompressiveLayer(nn.Module):
         mask_empty: hide empty slots; the authors attend to their zeros.
     """
 
-    def __init__(self, dim: int, attention: RelativeAttention, feed_forward: FeedForward,
-                 compressor: Compressor | None, *, loss: LossName = "attention", norm: NormPlacement = "pre", dropout: float = 0.0, mask_empty: bool = True):
+    def __init__(
+        self,
+        dim: int,
+        attention: RelativeAttention,
+        feed_forward: FeedForward,
+        compressor: Compressor | None,
+        *,
+        loss: LossName = "attention",
+        norm: NormPlacement = "pre",
+        dropout: float = 0.0,
+        mask_empty: bool = True,
+    ):
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -109,8 +120,14 @@ class CompressiveLayer(nn.Module):
             memory = memory._replace(usage=self._count_usage(memory, weights, visible_BTS))
         return Reading(self._finish(hidden, attended), memory, KeysValues(keys, values), weights)
 
-    def shift(self, memory: LayerMemory, cache: KeysValues | None, document_B: Tensor, segments: int,
-              with_loss: bool) -> tuple[LayerMemory, KeysValues | None, Tensor]:
+    def shift(
+        self,
+        memory: LayerMemory,
+        cache: KeysValues | None,
+        document_B: Tensor,
+        segments: int,
+        with_loss: bool,
+    ) -> tuple[LayerMemory, KeysValues | None, Tensor]:
         """Moves a full window into the recent memory and compresses what falls out of it.
 
         Args:
@@ -132,11 +149,13 @@ class CompressiveLayer(nn.Module):
         usage = None if memory.usage is None else memory.usage[:, gap:]
         old_valid = self._valid(document[:, :leaving])
         old = rows[:, :leaving].detach().where(old_valid[..., None], 0)
-        new, new_document = self._compress(old, old_valid, usage, document_B)
+        new, new_document = self._compress(old, old_valid, usage, document_B, C > 0)
         loss = memory.window.new_zeros(())
-        if with_loss and self.loss != "none":
+        if with_loss and C and self.loss != "none":
             moved_from_window = max(leaving - held, 0)
-            loss = self._auxiliary_loss(memory, old, old_valid, new, new_document, document_B, moved_from_window)
+            loss = self._auxiliary_loss(
+                memory, old, old_valid, new, new_document, document_B, moved_from_window
+            )
         if cache is not None:
             cache = self._shift_cache(cache, new, C, C + gap + leaving, gap=M - (rows.shape[1] - leaving))
         kept_document = _fit(document[:, leaving:], M, EMPTY)
@@ -145,7 +164,9 @@ class CompressiveLayer(nn.Module):
             _fit(torch.cat([memory.compressed, new], dim=1), C),
             _fit(rows[:, leaving:], M),
             torch.zeros_like(memory.window),
-            torch.cat([_fit(compressed_document, C, EMPTY), _fit(kept_document, M + N, EMPTY, right=True)], dim=1),
+            torch.cat(
+                [_fit(compressed_document, C, EMPTY), _fit(kept_document, M + N, EMPTY, right=True)], dim=1
+            ),
             None if usage is None else _fit(_fit(usage[:, leaving:], M), M + N, right=True),
         )
         return shifted, cache, loss
@@ -173,8 +194,9 @@ class CompressiveLayer(nn.Module):
 
     def _places(self, memory: LayerMemory, piece: Piece, x_BTD: Tensor) -> Places:
         dtype = torch.promote_types(memory.window.dtype, torch.float32)
-        return places(self.attention.scheme, memory.sizes, piece.fill, x_BTD.shape[1], self.rate,
-                      x_BTD.device, dtype)
+        return places(
+            self.attention.scheme, memory.sizes, piece.fill, x_BTD.shape[1], self.rate, x_BTD.device, dtype
+        )
 
     def _keys_values(self, x_BTD: Tensor, memory: LayerMemory, cache: KeysValues | None, fill: int):
         if cache is not None:
@@ -197,9 +219,9 @@ class CompressiveLayer(nn.Module):
         added = torch.stack([received, count], dim=-1)[:, C:]
         return memory.usage + _fit(added, memory.usage.shape[1], right=True)
 
-    def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor):
+    def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor, keep: bool):
         """The new slots [B, n, D] and their documents [B, n]."""
-        if self.compressor is None:
+        if self.compressor is None or not keep:
             return old[:, :0], document_B[:, None][:, :0]
         if usage is not None:
             usage = usage[:, : old.shape[1], 0] / usage[:, : old.shape[1], 1].clamp(min=1)
@@ -207,8 +229,16 @@ class CompressiveLayer(nn.Module):
         document = document_B[:, None].where(new_valid, EMPTY)
         return new.to(old.dtype), document
 
-    def _auxiliary_loss(self, memory: LayerMemory, old: Tensor, old_valid: Tensor, new: Tensor,
-                        new_document: Tensor, document_B: Tensor, moved_from_window: int) -> Tensor:
+    def _auxiliary_loss(
+        self,
+        memory: LayerMemory,
+        old: Tensor,
+        old_valid: Tensor,
+        new: Tensor,
+        new_document: Tensor,
+        document_B: Tensor,
+        moved_from_window: int,
+    ) -> Tensor:
         """Loss of one layer. Queries are those of the whole segment, whatever pieces it was read in."""
         if self.auto_encoding is not None:
             return self.auto_encoding(old, new, old_valid)
@@ -219,8 +249,12 @@ class CompressiveLayer(nn.Module):
         # Rows that move straight out of the window (M < N) can't be read by the queries that stood there too.
         late = torch.arange(counts.shape[1], device=counts.device) >= moved_from_window
         return attention_reconstruction(
-            queries, target, self.attention.constant_keys_values(new), old_valid,
-            self._valid(new_document), counts & late,
+            queries,
+            target,
+            self.attention.constant_keys_values(new),
+            old_valid,
+            self._valid(new_document),
+            counts & late,
         )
 
     def _shift_cache(self, cache: KeysValues, new: Tensor, C: int, start: int, gap: int) -> KeysValues:

@@ -30,7 +30,9 @@ class PositionTable(NamedTuple):
     """p_j of the run's keys; a query at place p_i is ``p_i - p_j`` away."""
 
 
-def frequencies(features: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def frequencies(
+    features: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """[F / 2] angular frequencies 10000^(-2k/F) of the sinusoids."""
     return 10000.0 ** (-torch.arange(0, features, 2, device=device, dtype=dtype) / features)
 

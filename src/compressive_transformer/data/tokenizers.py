@@ -1,0 +1,85 @@
+"""Text to numbers and back, without loss."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compressive_transformer.errors import UsageError
+
+TokenArray = NDArray[np.uint16 | np.uint32]
+
+
+class Tokenizer(Protocol):
+    """What the data needs from a tokenizer.
+
+    Decoding undoes encoding byte for byte, also piece by piece:
+    ``decode(a) + decode(b) == decode(concatenate(a, b))`` wherever tokens are cut.
+    """
+
+    @property
+    def name(self) -> str:
+        """Stands for what the tokenizer does in cache keys: another vocabulary needs another name."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What one token stands for, to print results with: "byte", "subword"."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, the document token included."""
+        ...
+
+    @property
+    def document_token(self) -> int:
+        """The token that opens every document. Encoding never gives it; decoding leaves it out."""
+        ...
+
+    def encode(self, data: bytes) -> TokenArray:
+        """The tokens of any bytes, [num_tokens], without a document token."""
+        ...
+
+    def decode(self, ids: ArrayLike) -> bytes:
+        """The bytes that the tokens [num_tokens] stand for."""
+        ...
+
+
+class ByteTokenizer:
+    """Every byte is a token; token 256 opens a document."""
+
+    name = "bytes"
+    unit = "byte"
+    vocab_size = 257
+    document_token = 256
+
+    def encode(self, data: bytes) -> NDArray[np.uint16]:
+        """The bytes as numbers, uint16 [len(data)]."""
+        return np.frombuffer(data, np.uint8).astype(np.uint16)
+
+    def decode(self, ids: ArrayLike) -> bytes:
+        """The bytes again, document tokens left out.
+
+        Raises:
+            ValueError: A number is not a token.
+        """
+        tokens = np.asarray(ids)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() <= self.document_token:
+            raise ValueError(f"tokens must lie in [0, 256], got [{tokens.min()}, {tokens.max()}]")
+        return tokens[tokens != self.document_token].astype(np.uint8).tobytes()
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"bytes": ByteTokenizer}
+
+
+def get_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in TOKENIZERS:
+        raise UsageError(f"unknown tokenizer {name!r}: choose from {', '.join(sorted(TOKENIZERS))}")
+    return TOKENIZERS[name]()

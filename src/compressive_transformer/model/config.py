@@ -1,0 +1,125 @@
+"""The shape of a model, as a value that can be written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.nn.attention import PositionScheme
+from compressive_transformer.nn.layer import ActivationName, LossName, NormPlacement
+
+CompressorName = Literal["conv", "dilated", "mean", "max", "most-used"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a Compressive Transformer. Lengths are in tokens or slots."""
+
+    dim: int = 256
+    """Model width D."""
+    num_layers: int = 4
+    """Layers."""
+    num_heads: int = 4
+    """Attention heads; must divide dim."""
+    mlp_dim: int | None = None
+    """Hidden width of the feed-forward; 4 dim if not given."""
+    segment: int = 128
+    """Tokens read in parallel; memory shifts after each segment."""
+    memory: int | tuple[int, ...] = 128
+    """Recent slots, for all layers or for each."""
+    compressed_memory: int | tuple[int, ...] = 128
+    """Compressed slots, for all layers or for each; 0 is Transformer-XL."""
+    compression_rate: int = 4
+    """Rows that become one compressed slot."""
+    compressor: CompressorName = "conv"
+    """Compression function (paper section 3.2)."""
+    compression_loss: LossName = "attention"
+    """What teaches the compressor; 'none' leaves it to training over several segments."""
+    dilations: tuple[int, ...] = (1, 2, 4)
+    """Dilations of the dilated compressor."""
+    positions: PositionScheme = "continued"
+    """Where compressed slots stand: behind the recent ones, there at their true time, or by a scale of
+    their own."""
+    position_features: int | None = None
+    """Sinusoids that describe a distance; dim if not given."""
+    norm: NormPlacement = "pre"
+    """Layer norm before each sub-layer, or after it as in the paper."""
+    final_norm: bool = True
+    """A last layer norm over the output (the authors have none)."""
+    activation: ActivationName = "gelu"
+    """Activation of the feed-forward."""
+    dropout: float = 0.0
+    """Probability of dropping attention weights, hidden units and sub-layer outputs in training."""
+    faithful: bool = False
+    """As the authors' released code: empty slots are attended to as zeros, dilated convolutions lose rows,
+    features enter through a ReLU."""
+
+    def __post_init__(self):
+        for name in ("dim", "num_layers", "num_heads", "segment", "compression_rate"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 1 or more")
+        if self.dim % self.num_heads:
+            raise UsageError(
+                f"dim {self.dim} is not divisible by num_heads {self.num_heads}; change one of them"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout {self.dropout} is not allowed; use 0 or more, and less than 1")
+        self._check_choices()
+        for recent, compressed in self.layer_sizes():
+            check_sizes(recent, compressed, self.segment, self.compression_rate)
+
+    def _check_choices(self) -> None:
+        choices = {
+            "compressor": CompressorName,
+            "compression_loss": LossName,
+            "positions": PositionScheme,
+            "norm": NormPlacement,
+            "activation": ActivationName,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(allowed)}"
+                )
+
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """(recent, compressed) slots of each layer."""
+        return list(
+            zip(
+                each_layer("memory", self.memory, self.num_layers),
+                each_layer("compressed_memory", self.compressed_memory, self.num_layers),
+                strict=True,
+            )
+        )
+
+
+def each_layer(name: str, size: int | tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    """One size for each layer, from one for all or from one for each."""
+    sizes = (size,) * num_layers if isinstance(size, int) else tuple(size)
+    if len(sizes) != num_layers:
+        raise UsageError(
+            f"{name} has {len(sizes)} sizes for {num_layers} layers; give one, or one for each layer"
+        )
+    if min(sizes) < 0:
+        raise UsageError(f"{name} {min(sizes)} is not allowed; use 0 or more slots")
+    return sizes
+
+
+def check_sizes(recent: int, compressed: int, segment: int, rate: int) -> None:
+    """Refuses a recent memory too small to hold the rows that wait for a whole group of ``rate``."""
+    if compressed and segment % rate and recent < rate - 1:
+        raise UsageError(
+            f"compression_rate {rate} does not divide segment {segment}; then memory must hold at "
+            f"least {rate - 1} slots, not {recent}: change one of them"
+        )
+
+
+def configure(config: ModelConfig | None, settings: dict[str, Any]) -> ModelConfig:
+    """The config with some settings changed; unknown ones are refused by name."""
+    known = {f.name for f in fields(ModelConfig)}
+    if unknown := set(settings) - known:
+        raise UsageError(
+            f"unknown setting {', '.join(sorted(unknown))}; ModelConfig has {', '.join(sorted(known))}"
+        )
+    return replace(config or ModelConfig(), **settings)

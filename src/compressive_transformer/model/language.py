@@ -1,0 +1,70 @@
+"""A language model around the core.
+
+Shape legend: B batch, T time, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.memory import Memory
+from compressive_transformer.model.config import ModelConfig
+from compressive_transformer.model.core import CompressiveTransformer, Output
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, logits of the next token out, around the same core.
+
+    Args:
+        config: the shape of the core.
+        vocab_size: V.
+        settings: fields of ``ModelConfig`` to change.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, *, vocab_size: int = 257, **settings: Any):
+        super().__init__()
+        self.core = CompressiveTransformer(config, **settings)
+        self.vocab_size = vocab_size
+        dim = self.config.dim
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=1.0)
+        nn.init.zeros_(self.head.weight)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.core.config
+
+    def init_memory(self, batch_size: int, **sizes: Any) -> Memory:
+        """See ``CompressiveTransformer.init_memory``."""
+        return self.core.init_memory(batch_size, **sizes)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        memory: Memory | None = None,
+        resets: Tensor | None = None,
+        *,
+        with_attention: bool = False,
+    ) -> Output:
+        """Reads int64 tokens [B, T]; ``logits[:, t]`` are for the token after t. See the core's ``forward``.
+
+        Raises:
+            UsageError: a token is not in the vocabulary (checked on CPU; a GPU would have to wait for it).
+        """
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] < 1:
+            raise UsageError(
+                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; give int64 [batch, time >= 1]"
+            )
+        if tokens.device.type == "cpu" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            raise UsageError(
+                f"token ids run from {int(tokens.min())} to {int(tokens.max())}; the vocabulary has "
+                f"{self.vocab_size}: use ids from 0 to {self.vocab_size - 1}"
+            )
+        output = self.core(
+            self.core.dropout(self.embedding(tokens)), memory, resets, with_attention=with_attention
+        )
+        return output._replace(features=self.head(output.features))
