@@ -37,7 +37,7 @@ class Golden:
             segment=c["segment"],
             memory=c["episodic_memory"],
             compressed_memory=c["compressed_memory"],
-            norm={"input": "pre", "output": "post"}[c["layer_norm"]],
+            norm="pre" if c["layer_norm"] == "input" else "post",
             compressor=pooling and POOLING[pooling],
             compression_rate=c["compression_rate"] if pooling else None,
         )
@@ -113,7 +113,7 @@ def test_gradients_of_the_output(golden):
 
 @pytest.mark.parametrize("name", ["conv_mha", "conv_ae", "dilated_mha"])
 def test_gradients_of_the_compression_loss(name):
-    """Equal to theirs but for keys and values: the authors' stop-gradient on these does not act, ours does."""
+    """Equal to theirs but for keys and values: the authors' stop-gradient on these does not act."""
     golden = Golden(name)
     model = golden.model()
     memory = golden.memory_before(model, golden.segment)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 
 from compressive_transformer.data.corpus import Corpus
-from compressive_transformer.data.files import Source, find_sources
+from compressive_transformer.data.files import Source, find_sources, reading
 from compressive_transformer.data.sources import parse_separator, stream_documents
 from compressive_transformer.data.tokenizers import Tokenizer
 from compressive_transformer.errors import UsageError
@@ -75,7 +75,8 @@ def default_cache() -> Path:
 def _key(source: Source) -> list[Any]:
     if source.path is None or source.is_stream:
         return [source.name]
-    stat = source.path.stat()
+    with reading(source.name):
+        stat = source.path.stat()
     return [source.name, str(source.path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 

@@ -23,7 +23,7 @@ PACKED: dict[str, Callable[[Path], io.BufferedIOBase]] = {
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
 }
-ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|zip|7z|rar|zst|lz4)$", re.IGNORECASE)
+ARCHIVE = re.compile(r"\.(tar(\.(gz|xz|bz2|zst|z))?|tgz|tbz2?|txz|zip|7z|rar|zst|lz4)$", re.IGNORECASE)
 # Other files that hold no text give themselves away by a NUL byte.
 NO_TEXT = re.compile(r"\.(pdf|png|jpe?g|gif|webp|mp[34]|ogg|flac|wav)$", re.IGNORECASE)
 SNIFF = 4096

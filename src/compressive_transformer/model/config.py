@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.nn.attention import PositionScheme
@@ -77,21 +77,16 @@ class ModelConfig:
             "norm": NormPlacement,
             "activation": ActivationName,
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UsageError(
-                    f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(allowed)}"
-                )
+        for name, literal in choices.items():
+            value, allowed = getattr(self, name), get_args(literal)
+            if value not in allowed:
+                raise UsageError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}")
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """(recent, compressed) slots of each layer."""
-        return list(
-            zip(
-                each_layer("memory", self.memory, self.num_layers),
-                each_layer("compressed_memory", self.compressed_memory, self.num_layers),
-                strict=True,
-            )
-        )
+        recent = each_layer("memory", self.memory, self.num_layers)
+        compressed = each_layer("compressed_memory", self.compressed_memory, self.num_layers)
+        return list(zip(recent, compressed, strict=True))
 
 
 def each_layer(name: str, size: int | tuple[int, ...], num_layers: int) -> tuple[int, ...]:
