@@ -1,0 +1,116 @@
+"""Run folders: ``config.json`` says what the model is, ``model.safetensors`` holds its weights. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from compressive_transformer.data import Tokenizer, get_tokenizer
+from compressive_transformer.errors import UsageError
+from compressive_transformer.model import LanguageModel, ModelConfig
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained language model and what belongs to it."""
+
+    path: Path
+    model: LanguageModel
+    tokenizer: Tokenizer
+    training: dict[str, Any]
+    """The settings that it was trained with."""
+
+
+def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
+    """Writes ``config.json`` of a run."""
+    config = {
+        "format": FORMAT,
+        "model": asdict(model.config),
+        "vocab_size": model.vocab_size,
+        "tokenizer": tokenizer.name,
+        "training": training,
+    }
+    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def save_weights(path: Path, model: LanguageModel) -> None:
+    """Writes ``model.safetensors`` of a run: beside first, then in place, so that it is never half there."""
+    beside = path / f".{WEIGHTS}.partial"
+    save_file({name: x.contiguous() for name, x in model.state_dict().items()}, beside)
+    os.replace(beside, path / WEIGHTS)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file, or leaves the old one."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
+    """Reads a run folder; the model is in evaluation mode.
+
+    Raises:
+        UsageError: it is not a run folder, or a file of it is missing, broken or of another model.
+    """
+    path = Path(path)
+    config = read_config(path)
+    model = LanguageModel(_model_config(path, config), vocab_size=config["vocab_size"])
+    weights = _load_weights(path / WEIGHTS, device)
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    found = {name: tuple(x.shape) for name, x in weights.items()}
+    if expected != found:
+        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
+        raise UsageError(
+            f"{path / WEIGHTS} is not of the model in {CONFIG}: {name} is {found.get(name, 'missing')}, not "
+            f"{expected.get(name, 'expected')}; restore the two files of one run"
+        )
+    model.to(device).load_state_dict(weights)
+    tokenizer = get_tokenizer(config["tokenizer"])
+    return Run(path=path, model=model.eval(), tokenizer=tokenizer, training=config["training"])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of ``config.json`` of a run folder."""
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a folder; give the run folder that 'compressive train' printed")
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is not a run folder (no {CONFIG}); give one that 'compressive train' made") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path / CONFIG} is broken ({error}); restore it or train again") from None
+    missing = {"format", "model", "vocab_size", "tokenizer", "training"} - set(config if isinstance(config, dict) else ())
+    if missing:
+        raise UsageError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; it is not of a run of this library")
+    if config["format"] != FORMAT:
+        raise UsageError(f"{path} has format {config['format']}, this version reads {FORMAT}; use the version it was made by")
+    return config
+
+
+def _model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()}
+    try:
+        return ModelConfig(**settings)
+    except TypeError as error:
+        raise UsageError(f"{path / CONFIG} has a setting that this version lacks ({error})") from None
+
+
+def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; the run was stopped before its first save, train again") from None
+    except SafetensorError as error:
+        raise UsageError(f"{path} is broken ({error}); restore it or train again") from None

@@ -1,0 +1,187 @@
+"""Scores of a language model on documents, every token counted once, state carried through each stream.
+
+Shape legend: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressive_transformer.data import Corpus, Stream
+from compressive_transformer.memory import Memory
+from compressive_transformer.model import LanguageModel
+from compressive_transformer.precision import Precision, autocast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well a text was predicted."""
+
+    name: str
+    num_bytes: int
+    """Bytes of the text."""
+    num_tokens: int
+    """Tokens predicted; document tokens are read but not scored."""
+    nats: float
+    """Sum over these tokens of -log probability."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / max(self.num_bytes, 1)
+
+    @property
+    def perplexity(self) -> float:
+        """Per token, whatever a token is."""
+        return math.exp(self.nats / max(self.num_tokens, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores of all documents, and of their sum."""
+
+    documents: tuple[Score, ...]
+    unit: str
+    """What a token stands for."""
+
+    @property
+    def total(self) -> Score:
+        """All documents together: each token weighs the same, wherever it stands."""
+        return Score(
+            name="total",
+            num_bytes=sum(d.num_bytes for d in self.documents),
+            num_tokens=sum(d.num_tokens for d in self.documents),
+            nats=math.fsum(d.nats for d in self.documents),
+        )
+
+
+def evaluate(
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    memory: int | None = None,
+    compressed_memory: int | None = None,
+    reset_documents: bool = True,
+    num_rows: int = 8,
+    precision: Precision = "auto",
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Evaluation:
+    """Reads every document from beginning to end and scores each of its tokens.
+
+    Args:
+        model: is put in evaluation mode.
+        corpus: the documents.
+        memory, compressed_memory: slots per layer, if other than in training (larger often helps).
+        reset_documents: begin each document with an empty state. Otherwise the state is carried on from each
+            document to the next, in their order, as in the paper's PG-19.
+        num_rows: documents read side by side; changes the speed only.
+        precision: see ``autocast``.
+        progress: is told the number of tokens read since it was told last.
+
+    Raises:
+        UsageError: a memory size is not allowed.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    rows = min(num_rows, corpus.num_documents) if reset_documents else 1
+    state = model.init_memory(rows, memory=memory, compressed_memory=compressed_memory)
+    nats = torch.zeros(corpus.num_documents, dtype=torch.float64)
+    with torch.no_grad(), autocast(device, precision):
+        state = model.core.with_cache(state)
+        if reset_documents:
+            _score_apart(model, corpus, state, nats, progress)
+        else:
+            _score_stream(model, corpus, state, nats, progress)
+    scores = (
+        Score(name=name, num_bytes=int(size), num_tokens=len(corpus.document(i)), nats=float(nats[i]))
+        for i, (name, size) in enumerate(zip(corpus.names, corpus.num_bytes, strict=True))
+    )
+    return Evaluation(documents=tuple(scores), unit=corpus.unit)
+
+
+def _score_apart(
+    model: LanguageModel, corpus: Corpus, state: Memory, nats: Tensor, progress: Callable[[int], None]
+) -> None:
+    """Documents side by side, one in each row; a row takes the next document at a segment boundary.
+
+    So every document begins with a segment, and no score depends on what is read beside it. What pads the
+    last segment of a document is neither scored nor remembered: the row is reset, or leaves.
+    """
+    T = state.segment
+    waiting = _inputs_and_targets(corpus, T)
+    rows = [(next(waiting), 0) for _ in range(state.batch_size)]
+    while rows:
+        inputs = torch.stack([document.inputs[at : at + T] for document, at in rows])
+        targets = torch.stack([document.targets[at : at + T] for document, at in rows])
+        losses_BT, state = _read(model, inputs, targets, state)
+        for (document, _), losses_T in zip(rows, losses_BT, strict=True):
+            nats[document.index] += losses_T.sum()
+        progress(int((targets >= 0).sum()))
+        rows, state = _next_rows(rows, waiting, state)
+
+
+@dataclass(frozen=True)
+class _Document:
+    index: int
+    inputs: Tensor
+    """int64, padded to whole segments."""
+    targets: Tensor
+    """int64, -1 where padded."""
+
+
+def _inputs_and_targets(corpus: Corpus, segment: int) -> Iterator[_Document]:
+    for index in range(corpus.num_documents):
+        tokens = torch.from_numpy(corpus.document(index).astype(np.int64))
+        padding = -len(tokens) % segment
+        start = torch.tensor([corpus.tokenizer.document_token])
+        inputs = torch.cat([start, tokens[:-1], start.expand(padding)])
+        yield _Document(index, inputs, torch.cat([tokens, torch.full((padding,), -1)]))
+
+
+def _next_rows(
+    rows: list[tuple[_Document, int]], waiting: Iterator[_Document], state: Memory
+) -> tuple[list[tuple[_Document, int]], Memory]:
+    """Moves each row one segment on; gives finished rows the next document, or takes them out."""
+    moved, finished = [], []
+    for document, at in rows:
+        done = at + state.segment >= len(document.inputs)
+        following = next(waiting, None) if done else document
+        moved.append((following, 0 if done else at + state.segment))
+        finished.append(done)
+    if any(finished):
+        state = state.reset(torch.tensor(finished))
+    kept = [i for i, (document, _) in enumerate(moved) if document is not None]
+    if 0 < len(kept) < len(moved):
+        state = state.reorder(kept)
+    return [(document, at) for document, at in moved if document is not None], state
+
+
+def _score_stream(
+    model: LanguageModel, corpus: Corpus, state: Memory, nats: Tensor, progress: Callable[[int], None]
+) -> None:
+    """All documents as one stream, in order, each behind its document token."""
+    stream, boundary = Stream(corpus), corpus.tokenizer.document_token
+    document = -1
+    for start in range(0, len(stream) - 1, state.segment):
+        count = min(state.segment, len(stream) - 1 - start)
+        tokens = torch.from_numpy(stream.read(start, count + 1))
+        document_T = document + (tokens[:-1] == boundary).cumsum(0)
+        document = int(document_T[-1])
+        targets = tokens[1:].masked_fill(tokens[1:] == boundary, -1)
+        losses_BT, state = _read(model, tokens[None, :-1], targets[None], state)
+        nats.index_add_(0, document_T, losses_BT[0])
+        progress(count)
+
+
+def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) -> tuple[Tensor, Memory]:
+    """float64 [B, T] -log probability of each target, 0 where the target is -1, and the new state."""
+    device = state.document.device
+    output = model(inputs.to(device), state)
+    logits = output.logits.float().flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(logits, targets.to(device).flatten(), ignore_index=-1, reduction="none")
+    return losses.view(targets.shape).double().cpu(), output.memory

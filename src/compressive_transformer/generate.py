@@ -1,0 +1,102 @@
+"""Text from a model, token by token, at the same cost however long it runs.
+
+Shape legend: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.memory import Memory
+from compressive_transformer.model import LanguageModel
+from compressive_transformer.precision import Precision, autocast
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Tensor,
+    *,
+    length: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    banned: Sequence[int] = (),
+    memory: Memory | None = None,
+    precision: Precision = "float32",
+) -> Iterator[Tensor]:
+    """Yields the tokens that follow the prompt, one int64 [B] at a time.
+
+    The prompt is read segment by segment into the memory; keys and values of memory and window are kept, so
+    each further token costs one token's work.
+
+    Args:
+        model: is put in evaluation mode.
+        prompt: int64 [B, T], at least one token a row.
+        length: tokens to make; None goes on for ever.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: choose among the k likeliest tokens only.
+        top_p: choose among the fewest likeliest tokens that hold this probability (nucleus sampling).
+        seed: equal seeds give equal text.
+        banned: tokens never chosen.
+        memory: a state to go on from; empty if None.
+        precision: see ``autocast``; single tokens are small work, so float32 by default.
+
+    Raises:
+        UsageError: a setting is outside its range.
+    """
+    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p)
+    return _generate(model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision)
+
+
+def check_sampling(*, length: int | None, temperature: float, top_k: int | None, top_p: float) -> None:
+    """Refuses settings outside their range."""
+    if length is not None and length < 0:
+        raise UsageError(f"length {length} is not allowed; use 0 or more")
+    if not temperature >= 0:
+        raise UsageError(f"temperature {temperature} is not allowed; use 0 (likeliest token) or more")
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top-k {top_k} is not allowed; use 1 or more, or leave it out")
+    if not 0 < top_p <= 1:
+        raise UsageError(f"top-p {top_p} is not allowed; use more than 0, and at most 1")
+
+
+@torch.no_grad()
+def _generate(model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision) -> Iterator[Tensor]:
+    model.eval()
+    device = next(model.parameters()).device
+    random = torch.Generator(device).manual_seed(seed)
+    state = model.core.with_cache(model.init_memory(prompt.shape[0]) if memory is None else memory)
+    tokens = prompt.to(device)
+    made = 0
+    while length is None or made < length:
+        with autocast(device, precision):
+            for piece in tokens.split(state.segment, dim=1):
+                output = model(piece, state)
+                state = output.memory
+        logits_BV = output.logits[:, -1].float()
+        logits_BV[:, list(banned)] = -torch.inf
+        tokens = choose(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, random=random)[:, None]
+        made += 1
+        yield tokens[:, 0]
+
+
+def choose(
+    logits_BV: Tensor, *, temperature: float, top_k: int | None, top_p: float, random: torch.Generator
+) -> Tensor:
+    """int64 [B]: a token for each row, drawn from its distribution after temperature, top-k and top-p."""
+    if temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    probability, token = (logits_BV / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        probability[:, top_k:] = 0
+    if top_p < 1:
+        before = probability.cumsum(dim=-1) - probability
+        # A token stays if those before it do not hold top_p yet; so the likeliest always stays.
+        probability = probability.where(before < top_p * probability.sum(dim=-1, keepdim=True), 0)
+    drawn = torch.multinomial(probability, 1, generator=random)
+    return token.gather(1, drawn)[:, 0]

@@ -1,0 +1,6 @@
+"""Training: settings, optimisers, the loop."""
+
+from compressive_transformer.train.config import OptimizerConfig, TrainConfig
+from compressive_transformer.train.loop import Progress, Trainer
+
+__all__ = ["OptimizerConfig", "Progress", "TrainConfig", "Trainer"]

@@ -1,0 +1,96 @@
+"""Settings of a training run, beside the code that obeys them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.model import ModelConfig
+from compressive_transformer.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights learn."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    """muon: Muon for the matrices of the layers, AdamW for all else; adamw: AdamW for everything."""
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon."""
+    weight_decay: float = 0.1
+    """Decay of AdamW's matrices, per unit of learning rate."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises linearly from 0."""
+    final_lr: float = 0.0
+    """Where the cosine ends, as a fraction of the peak."""
+    clip: float = 1.0
+    """Largest gradient norm, for the model and for the compressors apart, so that neither slows the other."""
+    update_period: int = 1
+    """Segments per update, from step update_period_from on (paper section 5.5.1: 4)."""
+    update_period_from: int = 0
+    """Step from which the update period holds (paper: 60000)."""
+
+    def __post_init__(self):
+        for name in ("lr", "muon_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} {getattr(self, name)} is not allowed; use more than 0")
+        for name in ("weight_decay", "warmup_steps", "final_lr", "update_period_from"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 0 or more")
+        if self.update_period < 1:
+            raise UsageError(f"update_period {self.update_period} is not allowed; use 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole training run. Give one budget: minutes, steps or tokens."""
+
+    data: tuple[str, ...] = ()
+    """Text to train on: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; two novels that come
+    with the package if nothing is given."""
+    out: str | None = None
+    """Run folder to make; runs/RECIPE-DATE-TIME if not given."""
+    minutes: float | None = None
+    """Budget in minutes of training on this machine."""
+    steps: int | None = None
+    """Budget in steps (calls of the model)."""
+    tokens: int | None = None
+    """Budget in training tokens."""
+    seed: int = 0
+    """Decides weights, order of documents and dropout."""
+    validation: tuple[str, ...] = ()
+    """Text to validate on; the last documents of the data (5 %) are held out if nothing is given."""
+    separator: str | None = None
+    """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
+    tokenizer: Literal["bytes"] = "bytes"
+    """How text becomes tokens."""
+    reset_documents: bool = True
+    """Begin each document with an empty memory; the paper carries memory on."""
+    lanes: int = 16
+    """Streams read side by side: the batch size."""
+    unroll: int = 1
+    """Segments per step through which gradients flow back; more than 1 trains compressors by the main loss."""
+    precision: Precision = "auto"
+    """bfloat16 for matrix products where the processor is fast at it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The shape of the model."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How weights learn."""
+
+    def __post_init__(self):
+        given = {k: v for k in ("minutes", "steps", "tokens") if (v := getattr(self, k)) is not None}
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are both budgets; give one of minutes, steps, tokens")
+        for name, value in given.items():
+            if not value > 0:
+                raise UsageError(f"{name} {value} is not allowed; use more than 0")
+        for name in ("lanes", "unroll"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed {self.seed} is not allowed; use 0 or more")

@@ -1,0 +1,86 @@
+"""Optimisers, the learning rate, and clipping of the two objectives apart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from compressive_transformer.model import LanguageModel
+from compressive_transformer.train.config import OptimizerConfig
+
+
+class Optimizer:
+    """AdamW, or Muon for the matrices of the layers and AdamW for the rest, under one learning-rate factor.
+
+    Compressors and decoders stay on AdamW: their kernels are convolutions, and their objective is another.
+    """
+
+    def __init__(self, model: LanguageModel, config: OptimizerConfig):
+        self.config = config
+        self.main, self.compression = split_objectives(model)
+        matrices = _layer_matrices(model) if config.name == "muon" else []
+        taken = {id(p) for p in matrices}
+        rest = [p for p in self.main if id(p) not in taken] + self.compression
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+        ]
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0))
+        self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    def set_factor(self, factor: float) -> None:
+        """Sets every learning rate to a fraction of its peak."""
+        for part, peaks in zip(self.parts, self.peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def update(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clips, steps, clears. Returns the gradient norms of model and compressors, before clipping."""
+        norms = tuple(
+            nn.utils.clip_grad_norm_(parameters, self.config.clip) for parameters in (self.main, self.compression)
+        )
+        for part in self.parts:
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return norms[0], norms[1]
+
+
+def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The weights that learn from the main loss, and those of compressors and decoders.
+
+    Without an auxiliary loss (training over several segments) the compressors learn from the main loss too;
+    they are still clipped apart.
+    """
+    main, compression = [], []
+    for name, parameter in model.named_parameters():
+        (compression if ".compressor." in name or ".auto_encoding." in name else main).append(parameter)
+    return main, compression
+
+
+def _layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
+    """Weights of the linear maps inside attention and feed-forward."""
+    return [
+        p
+        for layer in model.core.layers
+        for part in (layer.attention, layer.feed_forward)
+        for name, p in part.named_parameters()
+        if p.ndim == 2 and name.endswith("weight")
+    ]
+
+
+def learning_rate_factor(progress: float, step: int, config: OptimizerConfig) -> float:
+    """Linear warmup, then a cosine that reaches its end with the budget.
+
+    Args:
+        progress: part of the budget that is spent, 0 to 1.
+        step: steps done.
+    """
+    warmup = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return warmup * (config.final_lr + (1 - config.final_lr) * cosine)
