@@ -12,10 +12,10 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # Neighbours on one floor do not know each other. Errors are the ground that every floor stands on.
 HOUSE = {
     -1: {"errors"},
-    0: {"memory", "ops", "losses"},
+    0: {"memory", "ops", "losses", "precision"},
     1: {"nn", "data"},
     2: {"model"},
-    3: {"generate", "evaluate", "checkpoint", "interop", "codec"},
+    3: {"generate", "evaluate", "checkpoint", "interop", "formulas", "codec"},
     4: {"train"},
     5: {"tasks", "hf", "report"},
     6: {"recipes"},

@@ -1,4 +1,4 @@
-"""Run folders: ``config.json`` says what the model is, ``model.safetensors`` holds its weights. Never a pickle."""
+"""Run folders: ``config.json`` says what the model is, ``model.safetensors`` holds its weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
     """
     path = Path(path)
     config = read_config(path)
-    model = LanguageModel(_model_config(path, config), vocab_size=config["vocab_size"])
+    model = LanguageModel(model_config(path, config), vocab_size=config["vocab_size"])
     weights = _load_weights(path / WEIGHTS, device)
     expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     found = {name: tuple(x.shape) for name, x in weights.items()}
@@ -88,19 +88,28 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path} is not a run folder (no {CONFIG}); give one that 'compressive train' made") from None
+        raise UsageError(
+            f"{path} is not a run folder (no {CONFIG}); give one that 'compressive train' made"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path / CONFIG} is broken ({error}); restore it or train again") from None
-    missing = {"format", "model", "vocab_size", "tokenizer", "training"} - set(config if isinstance(config, dict) else ())
+    missing = {"format", "model", "vocab_size", "tokenizer", "training"} - set(
+        config if isinstance(config, dict) else ()
+    )
     if missing:
-        raise UsageError(f"{path / CONFIG} lacks {', '.join(sorted(missing))}; it is not of a run of this library")
+        raise UsageError(
+            f"{path / CONFIG} lacks {', '.join(sorted(missing))}; it is not of a run of this library"
+        )
     if config["format"] != FORMAT:
-        raise UsageError(f"{path} has format {config['format']}, this version reads {FORMAT}; use the version it was made by")
+        raise UsageError(
+            f"{path} has format {config['format']}, this version reads {FORMAT}; use the version that made it"
+        )
     return config
 
 
-def _model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()}
+def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
+    """The model's shape in the content of a ``config.json``."""
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()}
     try:
         return ModelConfig(**settings)
     except TypeError as error:
@@ -111,6 +120,8 @@ def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
     try:
         return load_file(path, device=str(device))
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing; the run was stopped before its first save, train again") from None
+        raise UsageError(
+            f"{path} is missing; the run was stopped before its first save, train again"
+        ) from None
     except SafetensorError as error:
         raise UsageError(f"{path} is broken ({error}); restore it or train again") from None

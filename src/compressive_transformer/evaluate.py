@@ -183,5 +183,80 @@ def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) 
     device = state.document.device
     output = model(inputs.to(device), state)
     logits = output.logits.float().flatten(0, 1)
-    losses = torch.nn.functional.cross_entropy(logits, targets.to(device).flatten(), ignore_index=-1, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits, targets.to(device).flatten(), ignore_index=-1, reduction="none"
+    )
     return losses.view(targets.shape).double().cpu(), output.memory
+
+
+def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:
+    """The first text of a corpus cut into equal pieces, as documents: a quick look, read side by side.
+
+    Each piece begins with an empty state, so it scores a little worse than the whole.
+    """
+    length = max(min(length, corpus.num_tokens // num_pieces), 1)
+    count = min(num_pieces, corpus.num_tokens // length)
+    tokens = corpus.tokens[: count * length]
+    sizes = [len(corpus.tokenizer.decode(tokens[i * length : (i + 1) * length])) for i in range(count)]
+    return Corpus(
+        tokens=tokens,
+        starts=np.arange(count + 1, dtype=np.int64) * length,
+        names=tuple(f"piece {i + 1}" for i in range(count)),
+        num_bytes=np.array(sizes, np.int64),
+        tokenizer=corpus.tokenizer,
+    )
+
+
+TIERS = ("compressed", "recent", "window")
+BUCKETS = 6
+"""Parts into which each tier is cut to show where attention goes (paper Figure 2)."""
+
+
+def attention_by_bucket(
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    num_rows: int = 8,
+    segments: int = 4,
+    precision: Precision = "auto",
+) -> dict[str, list[float]]:
+    """Where attention goes once memory is full (paper Figure 2).
+
+    Args:
+        model: is put in evaluation mode.
+        corpus: text to read; rows of it are read until memory is full, then ``segments`` more are counted.
+
+    Returns:
+        For ``compressed``, ``recent`` and ``window`` six numbers, oldest first: the attention that each sixth
+        of the tier receives, mean over rows, heads, queries and layers. A tier without slots is left out.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    c = model.config
+    reach = max(recent + c.compression_rate * compressed for recent, compressed in c.layer_sizes())
+    skip = -(-reach // c.segment)
+    text = excerpt(corpus, num_pieces=num_rows, length=(skip + segments) * c.segment)
+    inputs = torch.from_numpy(text.tokens.astype(np.int64)).view(text.num_documents, -1).to(device)
+    skipped = max(min(skip * c.segment, inputs.shape[1] - c.segment), 0)
+    with torch.no_grad(), autocast(device, precision):
+        state = model(inputs[:, :skipped]).memory if skipped else model.init_memory(len(inputs))
+        output = model(inputs[:, skipped:], state, with_attention=True)
+    assert output.attention is not None
+    per_layer = [bucket_sums(a, m.sizes) for a, m in zip(output.attention, state.layers, strict=True)]
+    found = {name: [sums[name] for sums in per_layer if name in sums] for name in TIERS}
+    # A layer without the tier gives it nothing, hence the division by all layers.
+    return {name: (np.sum(rows, axis=0) / len(per_layer)).tolist() for name, rows in found.items() if rows}
+
+
+def bucket_sums(attention_S: Tensor, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
+    """Sums of attention in six parts of each tier, oldest first; the last part takes the rest."""
+    found, start = {}, 0
+    for name, size in zip(TIERS, sizes, strict=True):
+        if size >= BUCKETS:
+            width = size // BUCKETS
+            parts = attention_S[start : start + size].split(
+                [width] * (BUCKETS - 1) + [size - width * (BUCKETS - 1)]
+            )
+            found[name] = [float(part.sum()) for part in parts]
+        start += size
+    return found

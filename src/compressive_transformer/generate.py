@@ -66,7 +66,9 @@ def check_sampling(*, length: int | None, temperature: float, top_k: int | None,
 
 
 @torch.no_grad()
-def _generate(model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision) -> Iterator[Tensor]:
+def _generate(
+    model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision
+) -> Iterator[Tensor]:
     model.eval()
     device = next(model.parameters()).device
     random = torch.Generator(device).manual_seed(seed)
@@ -75,9 +77,8 @@ def _generate(model, prompt, length, temperature, top_k, top_p, seed, banned, me
     made = 0
     while length is None or made < length:
         with autocast(device, precision):
-            for piece in tokens.split(state.segment, dim=1):
-                output = model(piece, state)
-                state = output.memory
+            output = model(tokens, state)
+        state = output.memory
         logits_BV = output.logits[:, -1].float()
         logits_BV[:, list(banned)] = -torch.inf
         tokens = choose(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, random=random)[:, None]

@@ -120,11 +120,11 @@ class OracleLayer:
         for _ in range(position // self.config.segment):
             held += self.config.segment
             held -= self.leaving(held, M, C)
-        tiers = [
-            [Slot(np.zeros(self.config.dim)) for _ in range(n)]
-            for n in (C, held, position % self.config.segment)
-        ]
-        return LayerState(C, M, *tiers)
+        empty = [[self.empty() for _ in range(n)] for n in (C, held, position % self.config.segment)]
+        return LayerState(C, M, compressed=empty[0], recent=empty[1], window=empty[2])
+
+    def empty(self) -> Slot:
+        return Slot(np.zeros(self.config.dim))
 
     def present(self, slot: Slot) -> bool:
         return slot.document != EMPTY or self.config.faithful
@@ -146,7 +146,7 @@ class OracleLayer:
 
     def attend(self, x: Vector, state: LayerState) -> Vector:
         """What the newest slot of the window, x, reads from all slots that it sees."""
-        missing = [Slot(np.zeros(self.config.dim)) for _ in range(state.M - len(state.recent))]
+        missing = [self.empty() for _ in range(state.M - len(state.recent))]
         slots = state.compressed + missing + state.recent + state.window
         now = len(state.window) - 1
         seen = [j for j, slot in enumerate(slots) if self.present(slot)]
@@ -235,11 +235,11 @@ class OracleLayer:
             present = [self.present(slot) for slot in old[start : start + c]]
             group = [row for row, here in zip(rows[start : start + c], present, strict=True) if here]
             if not group:
-                new.append(Slot(np.zeros(self.config.dim)))
+                new.append(self.empty())
             elif kind == "mean":
-                new.append(Slot(sum(group) / len(group), document))
+                new.append(Slot(np.array([sum(f) / len(group) for f in zip(*group, strict=True)]), document))
             elif kind == "max":
-                new.append(Slot(np.array([max(feature) for feature in zip(*group, strict=True)]), document))
+                new.append(Slot(np.array([max(f) for f in zip(*group, strict=True)]), document))
             else:
                 new.append(
                     Slot(taps(self.weights["compressor.kernel.weight"], rows[start : start + c]), document)
@@ -279,7 +279,7 @@ class OracleLayer:
         present, heads = [slot.vector for slot in slots if self.present(slot)], []
         for head in range(self.config.num_heads):
             query = self.project("query", x, head) / math.sqrt(self.head_width)
-            shares = softmax([query @ self.project("key", vector, head) for vector in present])
+            shares = softmax([float(query @ self.project("key", vector, head)) for vector in present])
             read = np.zeros(self.head_width)
             for share, vector in zip(shares, present, strict=True):
                 read = read + share * self.project("value", vector, head)

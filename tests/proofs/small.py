@@ -21,7 +21,8 @@ SMALL: dict[str, Any] = {
     "dilations": (1, 2),
 }
 COMPRESSORS = ("conv", "dilated", "mean", "max", "most-used")
-EXACT = {"atol": 1e-10, "rtol": 0}
+EXACT = 1e-10
+"""Tolerance of sums that are added up in another order."""
 
 
 def examples(number: int):
@@ -58,11 +59,16 @@ def tensors(memory: Memory) -> list[Tensor]:
     return [x for layer in memory.layers for x in layer if x is not None] + [memory.document]
 
 
-def assert_same_memory(got: Memory, expected: Memory, **tolerance: float) -> None:
-    """Equal in every slot, document and count; to the bit if no tolerance is given."""
+def assert_same(got: Tensor, expected: Tensor, tolerance: float = 0) -> None:
+    """Equal to the bit, or within the tolerance."""
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
+
+
+def assert_same_memory(got: Memory, expected: Memory, tolerance: float = 0) -> None:
+    """The same in every slot, document and count."""
     assert got.position == expected.position
     for a, b in zip(tensors(got), tensors(expected), strict=True):
-        torch.testing.assert_close(a, b, **tolerance or {"atol": 0, "rtol": 0})
+        assert_same(a, b, tolerance)
 
 
 @st.composite

@@ -59,9 +59,9 @@ def test_settings(settings, given, remedy):
 
 
 def test_a_recent_memory_that_just_holds_the_waiting_rows_is_allowed():
-    ModelConfig(**SMALL | {"compression_rate": 3, "memory": 2})
-    ModelConfig(**SMALL | {"compression_rate": 4, "memory": 0})
-    ModelConfig(**SMALL | {"compression_rate": 3, "memory": 0, "compressed_memory": 0})
+    small(compression_rate=3, memory=2)
+    small(compression_rate=4, memory=0)
+    small(compression_rate=3, memory=0, compressed_memory=0)
 
 
 INPUTS: dict[str, tuple[Tensor, str, str]] = {
@@ -124,8 +124,7 @@ def test_memory_of_another_model(name):
 
 
 def test_memory_that_lacks_what_the_compressor_needs():
-    for settings in ({"compressor": "most-used"}, {"compressed_memory": 0}):
-        model = small(**settings)
+    for model in (small(compressor="most-used"), small(compressed_memory=0)):
         refuses(lambda model=model: model(stream(2, 5, 4), state()), "another compressor", ANEW)
 
 

@@ -6,7 +6,18 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from small import COMPRESSORS, EXACT, assert_same_memory, cuts, examples, shapes, small, some_resets, stream
+from small import (
+    COMPRESSORS,
+    EXACT,
+    assert_same,
+    assert_same_memory,
+    cuts,
+    examples,
+    shapes,
+    small,
+    some_resets,
+    stream,
+)
 from torch import Tensor
 
 from compressive_transformer import CompressiveTransformer, Memory
@@ -30,16 +41,15 @@ def read(
     memory: Memory | None = None,
     resets: Tensor | None = None,
 ) -> Reading:
-    if memory is None:
-        memory = model.init_memory(len(x))
+    state = model.init_memory(len(x)) if memory is None else memory
     features, losses = [], torch.zeros(len(model.layers), dtype=x.dtype)
     all_resets = [None] * len(pieces) if resets is None else resets.split(pieces, dim=1)
     for piece, piece_resets in zip(x.split(pieces, dim=1), all_resets, strict=True):
-        ended = (memory.position + piece.shape[1]) // memory.segment - memory.position // memory.segment
-        output = model(piece, memory, piece_resets)
-        memory, losses = output.memory, losses + ended * output.compression_losses
+        ended = (state.position + piece.shape[1]) // state.segment - state.position // state.segment
+        output = model(piece, state, piece_resets)
+        state, losses = output.memory, losses + ended * output.compression_losses
         features.append(output.features)
-    return Reading(torch.cat(features, dim=1), memory, losses)
+    return Reading(torch.cat(features, dim=1), state, losses)
 
 
 def resets_for(model: CompressiveTransformer, batch: int, length: int, seed: int) -> Tensor | None:
@@ -56,9 +66,9 @@ class TestChopping:
         whole = read(model, x, [LENGTH], memory, resets)
         for chopped in (pieces, [1] * LENGTH):
             parts = read(model, x, chopped, memory, resets)
-            torch.testing.assert_close(parts.features, whole.features, **EXACT)
-            torch.testing.assert_close(parts.losses, whole.losses, **EXACT)
-            assert_same_memory(parts.memory, whole.memory, **EXACT)
+            assert_same(parts.features, whole.features, EXACT)
+            assert_same(parts.losses, whole.losses, EXACT)
+            assert_same_memory(parts.memory, whole.memory, EXACT)
 
     @examples(25)
     @given(settings=shapes(), pieces=cuts(LENGTH), start=st.integers(0, 9), seed=SEEDS)
@@ -73,8 +83,8 @@ class TestChopping:
             for chopped in (pieces, [1] * LENGTH):
                 got = read(model, x[:, start:], chopped, cached, resets)
                 assert got.memory.cache is not None
-                torch.testing.assert_close(got.features, expected.features, **EXACT)
-                assert_same_memory(got.memory, expected.memory, **EXACT)
+                assert_same(got.features, expected.features, EXACT)
+                assert_same_memory(got.memory, expected.memory, EXACT)
 
     @pytest.mark.parametrize("compressor", COMPRESSORS)
     def test_pieces_give_the_gradients_of_the_whole(self, compressor):
@@ -85,7 +95,7 @@ class TestChopping:
             total = reading.features.square().sum() + reading.losses.sum()
             gradients.append(torch.autograd.grad(total, list(model.parameters())))
         for a, b in zip(*gradients, strict=True):
-            torch.testing.assert_close(a, b, **EXACT)
+            assert_same(a, b, EXACT)
 
     @pytest.mark.parametrize("compressor", ["conv", "dilated", "mean", "max"])
     @torch.no_grad()
@@ -95,8 +105,8 @@ class TestChopping:
         whole = read(model, x, [LENGTH], resets=resets)
         for memory in (model.init_memory(2), model.with_cache(model.init_memory(2))):
             parts = read(model, x, [1] * LENGTH, memory, resets)
-            torch.testing.assert_close(parts.features, whole.features, atol=1e-5, rtol=0)
-            assert_same_memory(parts.memory, whole.memory, atol=1e-5, rtol=0)
+            assert_same(parts.features, whole.features, 1e-5)
+            assert_same_memory(parts.memory, whole.memory, 1e-5)
 
 
 class TestTime:
@@ -146,8 +156,8 @@ class TestRows:
         memory = model(x[:, :9]).memory
         expected = model(x[:, 9:], memory)
         got = model(x[order, 9:], memory.reorder(order))
-        torch.testing.assert_close(got.features, expected.features[order], **EXACT)
-        assert_same_memory(got.memory, expected.memory.reorder(torch.tensor(order)), **EXACT)
+        assert_same(got.features, expected.features[order], EXACT)
+        assert_same_memory(got.memory, expected.memory.reorder(torch.tensor(order)), EXACT)
 
     def test_a_mask_picks_rows(self):
         memory = small()(stream(3, 9, 4)).memory
@@ -167,8 +177,8 @@ class TestReset:
         assert_same_memory(started.reorder([0, 2]), memory.reorder([0, 2]))
         kept, reset = model(x[:, at:], memory), model(x[:, at:], started)
         fresh = model(x[[1], at:], model.init_memory(1, position=begin + at))
-        torch.testing.assert_close(reset.features[[1]], fresh.features, **EXACT)
-        assert_same_memory(reset.memory.reorder([1]), in_next_document(fresh.memory), **EXACT)
+        assert_same(reset.features[[1]], fresh.features, EXACT)
+        assert_same_memory(reset.memory.reorder([1]), in_next_document(fresh.memory), EXACT)
         assert torch.equal(reset.features[[0, 2]], kept.features[[0, 2]])
         assert_same_memory(reset.memory.reorder([0, 2]), kept.memory.reorder([0, 2]))
 
@@ -182,8 +192,8 @@ class TestReset:
         within = model(x, None, resets)
         memory = model(x[:, :at]).memory if at else model.init_memory(2)
         between = model(x[:, at:], memory.reset([True, False]))
-        torch.testing.assert_close(within.features[:, at:], between.features, **EXACT)
-        assert_same_memory(within.memory, between.memory, **EXACT)
+        assert_same(within.features[:, at:], between.features, EXACT)
+        assert_same_memory(within.memory, between.memory, EXACT)
         assert torch.equal(within.features[1], kept.features[1])
         assert_same_memory(within.memory.reorder([1]), kept.memory.reorder([1]))
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from small import (
     COMPRESSORS,
     EXACT,
+    assert_same,
     assert_same_memory,
     cuts,
     examples,
@@ -110,7 +111,7 @@ class TestEmptySlots:
             with torch.no_grad():
                 results[-1].append(model(x, model.with_cache(state)).features)
         for clean, poison in zip(*results, strict=True):
-            torch.testing.assert_close(poison, clean, atol=0, rtol=0)
+            assert_same(poison, clean)
 
     def test_hold_zeros(self):
         memory = small()(stream(2, 11, 4)).memory.reset([False, True])
@@ -144,11 +145,11 @@ class TestSizes:
         xl = without_compressor(model)
         x = stream(2, 24, 4)
         expected, shrunk, compressive = xl(x), model(x, model.init_memory(2, compressed_memory=0)), model(x)
-        torch.testing.assert_close(shrunk.features, expected.features, **EXACT)
-        assert_same_memory(shrunk.memory, expected.memory, **EXACT)
+        assert_same(shrunk.features, expected.features, EXACT)
+        assert_same_memory(shrunk.memory, expected.memory, EXACT)
         assert not shrunk.compression_losses.any()
         first = 8  # two segments of 4 do not overflow 6 slots before the third begins
-        torch.testing.assert_close(compressive.features[:, :first], expected.features[:, :first], **EXACT)
+        assert_same(compressive.features[:, :first], expected.features[:, :first], EXACT)
         assert (compressive.features - expected.features)[:, first:].abs().amin(dim=(0, 1)).all()
 
 

@@ -68,7 +68,10 @@ class CompressiveTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights of variance 1 / fan_in; each sub-layer's last map is divided by sqrt(2 L)."""
+        """Normal weights of variance 1 / fan_in; each sub-layer's last map is divided by sqrt(2 L).
+
+        Position keys and biases have a start of their own, see ``RelativeAttention.reset_parameters``.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 std = module.in_features**-0.5
@@ -77,6 +80,8 @@ class CompressiveTransformer(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for layer in self.layers:
+            layer.attention.reset_parameters()
 
     def init_memory(
         self,

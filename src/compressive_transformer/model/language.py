@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=1.0)
-        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, std=dim**-0.5)
 
     @property
     def config(self) -> ModelConfig:

@@ -16,6 +16,10 @@ from compressive_transformer.errors import UsageError
 PositionScheme = Literal["continued", "time", "separate"]
 
 
+SHARPNESS = (5.0, 40.0)
+"""Beta of the first and of the last head, see ``RelativeAttention.reset_parameters``."""
+
+
 class Places(NamedTuple):
     """Where queries and keys stand, counted in tokens from the beginning of the segment."""
 
@@ -94,6 +98,32 @@ class RelativeAttention(nn.Module):
             nn.Linear(self.position_features, dim, bias=False) for _ in range(tables)
         )
         self.position_bias = nn.Parameter(torch.zeros(tables, num_heads, self.head_dim))
+
+    def reset_parameters(self) -> None:
+        """Position keys and biases such that, before training, heads look near rather than anywhere.
+
+        Random attention spreads over all of memory, whose noise drowns what the last few tokens say, and
+        learning begins late. So position keys start orthonormal, and v such that the logit of a distance d is
+        beta times the mean of cos(f_k d): 1 at d = 0, falling with log d. Beta grows from head to head, from
+        wide to narrow attention.
+        """
+        features = self.position_features
+        nearness = torch.cat([torch.zeros(features // 2), torch.ones(features // 2)]) / (features // 2)
+        sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** torch.linspace(0, 1, self.num_heads)
+        for table, linear in enumerate(self.position_keys):
+            weight_HKF = (
+                cast("nn.Linear", linear).weight.detach().view(self.num_heads, self.head_dim, features)
+            )
+            for head, weight_KF in enumerate(weight_HKF):
+                basis_Fr = torch.randn(features, min(self.head_dim, features), dtype=weight_KF.dtype)
+                basis_Fr[:, 0] = nearness  # so that the position keys can tell nearness, also if K < F
+                basis_Fr = torch.linalg.qr(basis_Fr).Q
+                turn_Kr = nn.init.orthogonal_(
+                    torch.empty(self.head_dim, basis_Fr.shape[1], dtype=weight_KF.dtype)
+                )
+                weight_KF.copy_(turn_Kr @ basis_Fr.T)
+                bias_K = turn_Kr @ (basis_Fr.T @ nearness.to(weight_KF.dtype))
+                self.position_bias.detach()[table, head] = sharpness[head] * bias_K
 
     def queries(self, x_BTD: Tensor) -> Tensor:
         """[B, H, T, K] queries scaled by K^-1/2, without biases."""

@@ -49,8 +49,8 @@ class TrainConfig:
     """A whole training run. Give one budget: minutes, steps or tokens."""
 
     data: tuple[str, ...] = ()
-    """Text to train on: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; two novels that come
-    with the package if nothing is given."""
+    """Text to train on: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; if nothing is
+    given, two novels that come with the package."""
     out: str | None = None
     """Run folder to make; runs/RECIPE-DATE-TIME if not given."""
     minutes: float | None = None
@@ -72,7 +72,7 @@ class TrainConfig:
     lanes: int = 16
     """Streams read side by side: the batch size."""
     unroll: int = 1
-    """Segments per step through which gradients flow back; more than 1 trains compressors by the main loss."""
+    """Segments per step through which gradients flow; from 2 on compressors learn from the main loss too."""
     precision: Precision = "auto"
     """bfloat16 for matrix products where the processor is fast at it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

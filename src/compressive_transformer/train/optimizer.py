@@ -43,7 +43,8 @@ class Optimizer:
     def update(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Clips, steps, clears. Returns the gradient norms of model and compressors, before clipping."""
         norms = tuple(
-            nn.utils.clip_grad_norm_(parameters, self.config.clip) for parameters in (self.main, self.compression)
+            nn.utils.clip_grad_norm_(parameters, self.config.clip)
+            for parameters in (self.main, self.compression)
         )
         for part in self.parts:
             part.step()

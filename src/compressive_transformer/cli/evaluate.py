@@ -1,0 +1,57 @@
+"""``compressive evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from compressive_transformer.cli.parse import parse
+from compressive_transformer.precision import Precision
+from compressive_transformer.tasks.score import describe_scores, score_files, scores_as_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Score text with a trained model: bits per byte and perplexity, for each document and in all.
+
+    Each document is read from beginning to end with the model's memory carried through it.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run folder."""
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input."""
+    memory: int | None = None
+    """Recent slots per layer, if other than in training."""
+    compressed_memory: int | None = None
+    """Compressed slots per layer, if other than in training; more often helps."""
+    carry: bool = False
+    """Carry memory on from one document to the next, in order."""
+    separator: str | None = None
+    """Divides files into documents."""
+    rows: int = 8
+    """Documents read side by side; changes the speed only."""
+    precision: Precision = "auto"
+    """bfloat16 for matrix products where the processor is fast at it."""
+    json: bool = False
+    """Answer for programs."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Scores files with a run."""
+    a = parse(Arguments, arguments, verb="evaluate")
+    evaluation = score_files(
+        a.run,
+        a.paths,
+        memory=a.memory,
+        compressed_memory=a.compressed_memory,
+        carry=a.carry,
+        separator=a.separator,
+        rows=a.rows,
+        precision=a.precision,
+    )
+    print(json.dumps(scores_as_json(evaluation), indent=2) if a.json else describe_scores(evaluation))

@@ -1,0 +1,42 @@
+"""Arguments by tyro, mistakes in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from compressive_transformer.errors import UsageError
+
+T = TypeVar("T")
+
+
+def parse(target: Callable[..., T], arguments: Sequence[str], *, verb: str, **options: Any) -> T:
+    """What tyro makes of the arguments: help goes to the terminal, mistakes become a ``UsageError``."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(target, args=list(arguments), prog=f"compressive {verb}", **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(
+            f"{_first_paragraph(complaint.getvalue())} ('compressive {verb} --help' explains)"
+        ) from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The message inside tyro's frame, on one line."""
+    words = []
+    for line in box.splitlines():
+        inside = line.strip().strip("│").strip()
+        if inside.startswith(("╭", "╰")):
+            continue
+        if inside.startswith("─"):
+            break
+        words.append(inside)
+    text = " ".join(" ".join(words).split())
+    return text.removeprefix("Error parsing TrainConfig: ")

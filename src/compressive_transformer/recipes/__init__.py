@@ -1,0 +1,23 @@
+"""Whole runs as plain Python functions: the settings of a name."""
+
+from collections.abc import Callable
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.recipes.tiny import tiny
+from compressive_transformer.train import TrainConfig
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny}
+
+
+def get_recipe(name: str) -> TrainConfig:
+    """The settings of a recipe.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}; choose from {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()
+
+
+__all__ = ["RECIPES", "get_recipe", "tiny"]

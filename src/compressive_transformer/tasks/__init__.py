@@ -1,0 +1,1 @@
+"""What people train the model for; each task puts data, model and training together."""
