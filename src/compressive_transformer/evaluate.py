@@ -38,7 +38,8 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Per token, whatever a token is."""
-        return math.exp(self.nats / max(self.num_tokens, 1))
+        nats = self.nats / max(self.num_tokens, 1)
+        return math.exp(nats) if nats < 700 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Shape legend: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -49,20 +50,24 @@ def generate(
     Raises:
         UsageError: a setting is outside its range.
     """
-    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     return _generate(model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision)
 
 
-def check_sampling(*, length: int | None, temperature: float, top_k: int | None, top_p: float) -> None:
+def check_sampling(
+    *, length: int | None, temperature: float, top_k: int | None, top_p: float, seed: int
+) -> None:
     """Refuses settings outside their range."""
     if length is not None and length < 0:
         raise UsageError(f"length {length} is not allowed; use 0 or more")
-    if not temperature >= 0:
+    if not 0 <= temperature < math.inf:
         raise UsageError(f"temperature {temperature} is not allowed; use 0 (likeliest token) or more")
     if top_k is not None and top_k < 1:
         raise UsageError(f"top-k {top_k} is not allowed; use 1 or more, or leave it out")
     if not 0 < top_p <= 1:
         raise UsageError(f"top-p {top_p} is not allowed; use more than 0, and at most 1")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed} is not allowed; use 0 or more, and less than 2^63")
 
 
 @torch.no_grad()
@@ -90,14 +95,21 @@ def choose(
     logits_BV: Tensor, *, temperature: float, top_k: int | None, top_p: float, random: torch.Generator
 ) -> Tensor:
     """int64 [B]: a token for each row, drawn from its distribution after temperature, top-k and top-p."""
+    best = logits_BV.amax(dim=-1, keepdim=True)
+    if not best.isfinite().all():
+        raise UsageError("the model gives no numbers (nan or inf); train it again with a lower learning rate")
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
-    probability, token = (logits_BV / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
+    # Less the best, and no temperature that is 0 or infinite in float32: the quotients never become nan.
+    scaled = (logits_BV - best) / min(max(temperature, 1e-30), 1e30)
+    probability, token = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    if top_k is not None and top_k < probability.shape[-1]:
         probability[:, top_k:] = 0
     if top_p < 1:
         before = probability.cumsum(dim=-1) - probability
-        # A token stays if those before it do not hold top_p yet; so the likeliest always stays.
-        probability = probability.where(before < top_p * probability.sum(dim=-1, keepdim=True), 0)
+        # A token stays if those before it do not hold top_p yet; the likeliest always stays.
+        kept = before < top_p * probability.sum(dim=-1, keepdim=True)
+        kept[:, 0] = True
+        probability = probability.where(kept, 0)
     drawn = torch.multinomial(probability, 1, generator=random)
     return token.gather(1, drawn)[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -39,4 +40,4 @@ def _first_paragraph(box: str) -> str:
             break
         words.append(inside)
     text = " ".join(" ".join(words).split())
-    return text.removeprefix("Error parsing TrainConfig: ")
+    return re.sub(r"^Error parsing \w+: ", "", text)

@@ -189,17 +189,19 @@ class CompressiveTransformer(nn.Module):
         finished = fill + hidden.shape[1] == memory.segment
         layers, caches, losses = [], [], []
         for i, layer in enumerate(self.layers):
-            hidden, layer_memory, cache, weights = layer(
-                hidden, memory.layers[i], memory.cache and memory.cache[i], piece
-            )
+            reading = layer(hidden, memory.layers[i], memory.cache and memory.cache[i], piece)
+            hidden, layer_memory, cache = reading.hidden, reading.memory, reading.keys_values
             if attention is not None:
-                attention.add(i, weights)
+                attention.add(i, reading.weights)
             if resets:
                 layer_memory = drop_stale(layer_memory, document_B)
-            cache = cache if memory.cache else None
             if finished:
                 layer_memory, cache, loss = layer.shift(
-                    layer_memory, cache, document_B, segments, self.training
+                    reading._replace(memory=layer_memory),
+                    document_B,
+                    segments,
+                    with_loss=self.training,
+                    with_cache=memory.cache is not None,
                 )
                 losses.append(loss)
             layers.append(layer_memory)

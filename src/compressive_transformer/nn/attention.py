@@ -138,8 +138,8 @@ class RelativeAttention(nn.Module):
         key, value = (nn.functional.linear(x_BSD, p.weight.detach()) for p in (self.key, self.value))
         return self._heads(key), self._heads(value)
 
-    def forward(self, x_BTD: Tensor, keys: Tensor, values: Tensor, at: Places, visible_BTS: Tensor):
-        """Attends from T inputs to S keys, their own the last T.
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, visible_BTS: Tensor):
+        """Attends from T queries to S keys, their own the last T.
 
         Returns:
             The output [B, T, D] and the attention weights [B, H, T, S].
@@ -155,7 +155,7 @@ class RelativeAttention(nn.Module):
             place = torch.cat([at.compressed_C, at.rest_S])
             tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
         attended, weights = ops.rotated(
-            self.queries(x_BTD),
+            queries,
             keys,
             values,
             self.content_bias,

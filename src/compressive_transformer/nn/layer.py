@@ -60,10 +60,12 @@ class Reading(NamedTuple):
     """[B, T, D] its output."""
     memory: LayerMemory
     """Its memory with the piece in the window (not shifted yet)."""
-    cache: KeysValues
-    """Keys and values of all slots filled so far."""
+    keys_values: KeysValues
+    """Of all slots filled so far."""
     weights: Tensor
     """[B, H, T, S] attention weights."""
+    queries: Tensor
+    """[B, H, T, K] scaled queries without biases."""
 
 
 class CompressiveLayer(nn.Module):
@@ -115,59 +117,60 @@ class CompressiveLayer(nn.Module):
         visible_BTS = self._visible(memory, piece, start)
         keys, values = self._keys_values(x_BTD, memory, cache, piece.fill)
         at = self._places(memory, piece, x_BTD)
-        attended, weights = self.attention(x_BTD, keys, values, at, visible_BTS)
+        queries = self.attention.queries(x_BTD)
+        attended, weights = self.attention(queries, keys, values, at, visible_BTS)
         if memory.usage is not None:
             memory = memory._replace(usage=self._count_usage(memory, weights, visible_BTS))
-        return Reading(self._finish(hidden, attended), memory, KeysValues(keys, values), weights)
+        return Reading(self._finish(hidden, attended), memory, KeysValues(keys, values), weights, queries)
 
     def shift(
-        self,
-        memory: LayerMemory,
-        cache: KeysValues | None,
-        document_B: Tensor,
-        segments: int,
-        with_loss: bool,
+        self, reading: Reading, document_B: Tensor, segments: int, *, with_loss: bool, with_cache: bool
     ) -> tuple[LayerMemory, KeysValues | None, Tensor]:
         """Moves a full window into the recent memory and compresses what falls out of it.
 
         Args:
-            memory: the layer's memory with a full window and no slot of an earlier document.
-            cache: its keys and values, if they are kept.
+            reading: of the piece that filled the window; its memory holds no slot of an earlier document.
             document_B: the document that each row is in at the end of the segment.
             segments: number of this segment, from 0.
             with_loss: whether to compute the auxiliary loss.
+            with_cache: whether to move keys and values along.
 
         Returns:
-            The memory with an empty window, the cache moved likewise, and the auxiliary loss (scalar).
+            The memory with an empty window, the moved keys and values, and the auxiliary loss (scalar).
         """
+        memory = reading.memory
         C, M, N = memory.sizes
-        held = held_rows(segments, M, N, self.rate)
-        leaving = held + N - held_rows(segments + 1, M, N, self.rate)
-        gap = M - held  # slots of the recent memory that wait for a whole group to leave
-        rows = torch.cat([memory.recent[:, gap:], memory.window], dim=1)
-        document = memory.document[:, C + gap :]
-        usage = None if memory.usage is None else memory.usage[:, gap:]
-        old_valid = self._valid(document[:, :leaving])
-        old = rows[:, :leaving].detach().where(old_valid[..., None], 0)
-        new, new_document = self._compress(old, old_valid, usage, document_B, C > 0)
-        loss = memory.window.new_zeros(())
+        held, held_next = (held_rows(s, M, N, self.rate) for s in (segments, segments + 1))
+        first, last = M - held, M + N - held_next  # the rows of [recent ; window] that leave
+        rows = torch.cat([memory.recent, memory.window], dim=1)
+        document = memory.document[:, C:]
+        valid = self._valid(document[:, first:last])
+        old = rows[:, first:last].detach().where(valid[..., None], 0)
+        usage = None if memory.usage is None else memory.usage[:, first:last]
+        new, new_document = (
+            self._compress(old, valid, usage, document_B) if C else (old[:, :0], document[:, :0])
+        )
+        loss = new.new_zeros(())
         if with_loss and C and self.loss != "none":
-            moved_from_window = max(leaving - held, 0)
-            loss = self._auxiliary_loss(
-                memory, old, old_valid, new, new_document, document_B, moved_from_window
-            )
-        if cache is not None:
-            cache = self._shift_cache(cache, new, C, C + gap + leaving, gap=M - (rows.shape[1] - leaving))
-        kept_document = _fit(document[:, leaving:], M, EMPTY)
-        compressed_document = torch.cat([memory.document[:, :C], new_document], dim=1)
+            loss = self._auxiliary_loss(reading, (first, last), old, valid, new, new_document, document_B)
+        cache = (
+            self._shift_cache(reading.keys_values, new, C, C + last, gap=M - held_next)
+            if with_cache
+            else None
+        )
         shifted = LayerMemory(
             _fit(torch.cat([memory.compressed, new], dim=1), C),
-            _fit(rows[:, leaving:], M),
+            _fit(rows[:, last:], M),
             torch.zeros_like(memory.window),
             torch.cat(
-                [_fit(compressed_document, C, EMPTY), _fit(kept_document, M + N, EMPTY, right=True)], dim=1
+                [
+                    _fit(torch.cat([memory.document[:, :C], new_document], dim=1), C, EMPTY),
+                    _fit(document[:, last:], M, EMPTY),
+                    torch.full_like(document[:, :N], EMPTY),
+                ],
+                dim=1,
             ),
-            None if usage is None else _fit(_fit(usage[:, leaving:], M), M + N, right=True),
+            None if memory.usage is None else _fit(_fit(memory.usage[:, last:], M), M + N, right=True),
         )
         return shifted, cache, loss
 
@@ -219,40 +222,40 @@ class CompressiveLayer(nn.Module):
         added = torch.stack([received, count], dim=-1)[:, C:]
         return memory.usage + _fit(added, memory.usage.shape[1], right=True)
 
-    def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor, keep: bool):
-        """The new slots [B, n, D] and their documents [B, n]."""
-        if self.compressor is None or not keep:
-            return old[:, :0], document_B[:, None][:, :0]
-        if usage is not None:
-            usage = usage[:, : old.shape[1], 0] / usage[:, : old.shape[1], 1].clamp(min=1)
-        new, new_valid = self.compressor(old, valid, usage)
-        document = document_B[:, None].where(new_valid, EMPTY)
-        return new.to(old.dtype), document
+    def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor):
+        """The new slots [B, n, D] and their documents [B, n]; none from a Transformer-XL layer."""
+        assert self.compressor is not None
+        mean_usage = None if usage is None else usage[..., 0] / usage[..., 1].clamp(min=1)
+        new, new_valid = self.compressor(old, valid, mean_usage)
+        return new.to(old.dtype), document_B[:, None].where(new_valid, EMPTY)
 
     def _auxiliary_loss(
         self,
-        memory: LayerMemory,
+        reading: Reading,
+        leaving: tuple[int, int],
         old: Tensor,
-        old_valid: Tensor,
+        valid: Tensor,
         new: Tensor,
         new_document: Tensor,
         document_B: Tensor,
-        moved_from_window: int,
     ) -> Tensor:
-        """Loss of one layer. Queries are those of the whole segment, whatever pieces it was read in."""
+        """Loss of one layer. Its queries are those of the whole segment, whatever pieces it was read in."""
         if self.auto_encoding is not None:
-            return self.auto_encoding(old, new, old_valid)
-        with torch.no_grad():
-            queries = self.attention.queries(memory.window)
-            target = self.attention.keys_values(old)
-        counts = (memory.document[:, -memory.sizes[2] :] == document_B[:, None]) | (not self.mask_empty)
-        # Rows that move straight out of the window (M < N) can't be read by the queries that stood there too.
-        late = torch.arange(counts.shape[1], device=counts.device) >= moved_from_window
+            return self.auto_encoding(old, new, valid)
+        (C, M, N), (first, last) = reading.memory.sizes, leaving
+        queries = reading.queries
+        if queries.shape[2] < N:  # the segment came in pieces
+            with torch.no_grad():
+                queries = self.attention.queries(reading.memory.window)
+        target = [x[:, :, C + first : C + last] for x in reading.keys_values]
+        counts = (reading.memory.document[:, C + M :] == document_B[:, None]) | (not self.mask_empty)
+        # Rows that leave straight from the window (M < N) can't be read by the queries that stood there too.
+        late = torch.arange(N, device=counts.device) >= last - M
         return attention_reconstruction(
             queries,
-            target,
+            (target[0], target[1]),
             self.attention.constant_keys_values(new),
-            old_valid,
+            valid,
             self._valid(new_document),
             counts & late,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,17 @@ def _draw_loss(axes: Axes, records: Records) -> None:
         axes.plot(
             x, [r["bits_per_byte"] for r in excerpts], "o-", ms=4, color="#d7191c", label="validation excerpt"
         )
+    # What lies outside of the axes is not named: it would take all the room for itself.
+    at_height: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": True}
     for record in _of(records, "validation"):
         axes.axhline(record["bits_per_byte"], color="#d7191c", ls="--", lw=1)
         label = f"validation {record['bits_per_byte']:.3f}"
-        axes.annotate(
-            label, (0.02, record["bits_per_byte"]), xycoords=("axes fraction", "data"), va="top", fontsize=8
-        )
+        axes.annotate(label, (0.02, record["bits_per_byte"]), **at_height, va="top", fontsize=8)
         for name, bits in record["compressors"].items():
             axes.axhline(bits, color="0.8", lw=0.8, zorder=0)
-            axes.annotate(
-                name, (1, bits), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-            )
-    best = min((r["bits_per_token"] for r in train), default=2.0)
-    axes.set_ylim(best - 0.3, min(max((r["bits_per_token"] for r in train), default=8.0), best + 2.5))
+            axes.annotate(name, (1, bits), **at_height, ha="right", va="bottom", fontsize=7)
+    losses = [r["bits_per_token"] for r in train if math.isfinite(r["bits_per_token"])] or [2.0, 8.0]
+    axes.set_ylim(min(losses) - 0.3, min(max(losses), min(losses) + 2.5))
     axes.set(title="Loss", xlabel="training tokens", ylabel="bits per byte")
     axes.legend(frameon=False, loc="upper right")
 

@@ -33,7 +33,7 @@ def stream_text(
     """
     if as_json and length == 0:
         raise UsageError("--json answers when all is made, and length 0 has no end; give a length")
-    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
     loaded = load_run(run)
     started, made = time.monotonic(), bytearray()

@@ -92,5 +92,10 @@ class TrainConfig:
         for name in ("lanes", "unroll"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 1 or more")
+        if self.model.faithful and self.reset_documents:
+            raise UsageError(
+                "reset_documents needs empty slots to be hidden, and a faithful model attends to them; use "
+                "reset_documents=False (--no-reset-documents)"
+            )
         if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed {self.seed} is not allowed; use 0 or more")
+            raise UsageError(f"seed {self.seed} is not allowed; use 0 or more, and less than 2^63")

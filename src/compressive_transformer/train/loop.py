@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from compressive_transformer.data import Lanes
+from compressive_transformer.errors import UsageError
 from compressive_transformer.losses import next_token_loss
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.precision import autocast
@@ -128,7 +129,7 @@ class Trainer:
         ((loss + output.compression_loss) / period).backward()
         self.memory = output.memory.detach()
         self.step += 1
-        if self.step % period == 0:
+        if (self.step - self.config.optimizer.update_period_from) % period == 0:
             self.optimizer.set_factor(learning_rate_factor(done, self.step - 1, self.config.optimizer))
             self.gradient_norm, _ = self.optimizer.update()
         self._sums.steps += 1
@@ -141,7 +142,7 @@ class Trainer:
 
     def _record(self) -> None:
         sums, now = self._sums, time.monotonic()
-        steps = sums.steps
+        steps, bits = sums.steps, float(sums.loss) / sums.steps / math.log(2)
         tokens = steps * self.lanes.num_lanes * self.lanes.length
         self.on_record(
             Progress(
@@ -149,13 +150,15 @@ class Trainer:
                 tokens=self.lanes.tokens_read,
                 seconds=self.seconds,
                 done=min(self.done, 1.0),
-                bits_per_token=float(sums.loss) / steps / math.log(2),
+                bits_per_token=bits,
                 compression_losses=tuple((torch.as_tensor(sums.compression) / steps).tolist()),
                 learning_rate=self.optimizer.parts[0].param_groups[0]["lr"],
                 gradient_norm=float(self.gradient_norm),
                 tokens_per_second=tokens / max(now - sums.since, 1e-9),
             )
         )
+        if not math.isfinite(bits):
+            raise UsageError(f"the loss is {bits} at step {self.step}; use a lower learning rate")
         self._sums = _Sums()
 
     def _pause(self) -> None:
