@@ -47,7 +47,10 @@ def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training
 def save_weights(path: Path, model: LanguageModel) -> None:
     """Writes ``model.safetensors`` of a run: beside first, then in place, so that it is never half there."""
     beside = path / f".{WEIGHTS}.partial"
+    beside.touch()
+    mode = beside.stat().st_mode  # that of any new file, where safetensors lets the owner alone read
     save_file({name: x.contiguous() for name, x in model.state_dict().items()}, beside)
+    beside.chmod(mode)
     os.replace(beside, path / WEIGHTS)
 
 
@@ -83,7 +86,7 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The content of ``config.json`` of a run folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir, also where the name itself is impossible
         raise UsageError(f"{path} is not a folder; give the run folder that 'compressive train' printed")
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -91,15 +94,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} is not a run folder (no {CONFIG}); give one that 'compressive train' made"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path / CONFIG} is broken ({error}); restore it or train again") from None
-    missing = {"format", "model", "vocab_size", "tokenizer", "training"} - set(
-        config if isinstance(config, dict) else ()
-    )
-    if missing:
-        raise UsageError(
-            f"{path / CONFIG} lacks {', '.join(sorted(missing))}; it is not of a run of this library"
-        )
+    kinds = {"format": int, "model": dict, "vocab_size": int, "tokenizer": str, "training": dict}
+    given = config if isinstance(config, dict) else {}
+    if lacks := sorted(name for name, kind in kinds.items() if not isinstance(given.get(name), kind)):
+        raise UsageError(f"{path / CONFIG} lacks {', '.join(lacks)}; it is not of a run of this library")
     if config["format"] != FORMAT:
         raise UsageError(
             f"{path} has format {config['format']}, this version reads {FORMAT}; use the version that made it"
@@ -123,5 +123,5 @@ def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
         raise UsageError(
             f"{path} is missing; the run was stopped before its first save, train again"
         ) from None
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} is broken ({error}); restore it or train again") from None

@@ -111,10 +111,13 @@ def _score_apart(
     """Documents side by side, one in each row; a row takes the next document at a segment boundary.
 
     So every document begins with a segment, and no score depends on what is read beside it. What pads the
-    last segment of a document is neither scored nor remembered: the row is reset, or leaves.
+    last segment of a document is neither scored nor remembered: the row is reset, or leaves. If the rate does
+    not divide the segment, groups of rows straddle segments, and documents are padded to whole groups too.
     """
     T = state.segment
-    waiting = _inputs_and_targets(corpus, T)
+    compresses = any(layer.sizes[0] for layer in state.layers)
+    whole = math.lcm(T, model.config.compression_rate) if compresses else T
+    waiting = _inputs_and_targets(corpus, whole)
     rows = [(next(waiting), 0) for _ in range(state.batch_size)]
     while rows:
         inputs = torch.stack([document.inputs[at : at + T] for document, at in rows])
@@ -130,15 +133,15 @@ def _score_apart(
 class _Document:
     index: int
     inputs: Tensor
-    """int64, padded to whole segments."""
+    """int64, padded."""
     targets: Tensor
     """int64, -1 where padded."""
 
 
-def _inputs_and_targets(corpus: Corpus, segment: int) -> Iterator[_Document]:
+def _inputs_and_targets(corpus: Corpus, multiple: int) -> Iterator[_Document]:
     for index in range(corpus.num_documents):
         tokens = torch.from_numpy(corpus.document(index).astype(np.int64))
-        padding = -len(tokens) % segment
+        padding = -len(tokens) % multiple
         start = torch.tensor([corpus.tokenizer.document_token])
         inputs = torch.cat([start, tokens[:-1], start.expand(padding)])
         yield _Document(index, inputs, torch.cat([tokens, torch.full((padding,), -1)]))
@@ -183,7 +186,8 @@ def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) 
     """float64 [B, T] -log probability of each target, 0 where the target is -1, and the new state."""
     device = state.document.device
     output = model(inputs.to(device), state)
-    logits = output.logits.float().flatten(0, 1)
+    logits = output.logits.flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = torch.nn.functional.cross_entropy(
         logits, targets.to(device).flatten(), ignore_index=-1, reduction="none"
     )
@@ -229,7 +233,8 @@ def attention_by_bucket(
 
     Returns:
         For ``compressed``, ``recent`` and ``window`` six numbers, oldest first: the attention that each sixth
-        of the tier receives, mean over rows, heads, queries and layers. A tier without slots is left out.
+        of the tier receives, mean over rows, heads, queries and layers. A tier of fewer than six slots is
+        left out.
     """
     model.eval()
     device = next(model.parameters()).device

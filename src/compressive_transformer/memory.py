@@ -130,13 +130,12 @@ class Memory(NamedTuple):
                 f"memory.reset takes one bool for each of the {self.batch_size} rows, not "
                 f"{rows.dtype} of shape {tuple(rows.shape)}"
             )
-        document = self.document + rows
-        layers = tuple(drop_stale(layer, document) for layer in self.layers)
+        layers = tuple(drop(m, rows[:, None].expand_as(m.document)) for m in self.layers)
         cache = self.cache
         if cache is not None:
             keep = ~rows[:, None, None, None]
             cache = tuple(KeysValues(kv.keys.where(keep, 0), kv.values.where(keep, 0)) for kv in cache)
-        return Memory(layers, document, self.position, cache)
+        return Memory(layers, self.document + rows, self.position, cache)
 
     def num_bytes(self) -> int:
         """Bytes of the state, the cache not counted."""
@@ -201,14 +200,18 @@ def empty_layer(
     return LayerMemory._make([*tiers, document, usage if track_usage else None])
 
 
-def drop_stale(layer: LayerMemory, document_B: Tensor) -> LayerMemory:
-    """Empties the slots that do not belong to the row's present document; nobody can see them any more."""
-    keep = layer.document == document_B[:, None]
+def drop(layer: LayerMemory, slots_BS: Tensor) -> LayerMemory:
+    """Empties the slots [B, C + M + N] that are True; the others do not change by one bit."""
     C, M, N = layer.sizes
-    keeps = keep[..., None].split([C, M, N], dim=1)
-    tiers = [x.where(k, 0) for x, k in zip(layer[:3], keeps, strict=True)]
-    usage = None if layer.usage is None else layer.usage.where(keep[:, C:, None], 0)
-    return LayerMemory._make([*tiers, layer.document.where(keep, EMPTY), usage])
+    drops = slots_BS[..., None].split([C, M, N], dim=1)
+    tiers = [x.masked_fill(d, 0) for x, d in zip(layer[:3], drops, strict=True)]
+    usage = None if layer.usage is None else layer.usage.masked_fill(slots_BS[:, C:, None], 0)
+    return LayerMemory._make([*tiers, layer.document.masked_fill(slots_BS, EMPTY), usage])
+
+
+def drop_stale(layer: LayerMemory, document_B: Tensor) -> LayerMemory:
+    """Empties the slots of earlier documents than the row's present one; nobody can see them any more."""
+    return drop(layer, (layer.document != document_B[:, None]) & (layer.document != EMPTY))
 
 
 def append(layer: LayerMemory, x_BTD: Tensor, document_BT: Tensor, fill: int) -> LayerMemory:

@@ -92,7 +92,7 @@ class Oracle:
         stream.document += 1
         for state in stream.layers:
             for slots in (state.compressed, state.recent, state.window):
-                slots[:] = [Slot(np.zeros(self.config.dim)) for _ in slots]
+                slots[:] = [empty(self.config.dim) for _ in slots]
 
     def read(self, stream: Stream, x: Vector) -> Vector:
         """Algorithm 1 for the next token."""
@@ -120,16 +120,15 @@ class OracleLayer:
         for _ in range(position // self.config.segment):
             held += self.config.segment
             held -= self.leaving(held, M, C)
-        empty = [[self.empty() for _ in range(n)] for n in (C, held, position % self.config.segment)]
-        return LayerState(C, M, compressed=empty[0], recent=empty[1], window=empty[2])
-
-    def empty(self) -> Slot:
-        return Slot(np.zeros(self.config.dim))
+        tiers = [
+            [empty(self.config.dim) for _ in range(n)] for n in (C, held, position % self.config.segment)
+        ]
+        return LayerState(C, M, compressed=tiers[0], recent=tiers[1], window=tiers[2])
 
     def present(self, slot: Slot) -> bool:
         return slot.document != EMPTY or self.config.faithful
 
-    # Algorithm 1, lines 3 to 6 and 10: attention over both memories and the window, then the feed-forward.
+    # Algorithm 1: attention over both memories and the window, then the feed-forward.
 
     def read(self, hidden: Vector, state: LayerState, document: int) -> Vector:
         pre, w = self.config.norm == "pre", self.weights
@@ -146,7 +145,7 @@ class OracleLayer:
 
     def attend(self, x: Vector, state: LayerState) -> Vector:
         """What the newest slot of the window, x, reads from all slots that it sees."""
-        missing = [self.empty() for _ in range(state.M - len(state.recent))]
+        missing = [empty(self.config.dim) for _ in range(state.M - len(state.recent))]
         slots = state.compressed + missing + state.recent + state.window
         now = len(state.window) - 1
         seen = [j for j, slot in enumerate(slots) if self.present(slot)]
@@ -194,7 +193,7 @@ class OracleLayer:
         rows = slice(head * self.head_width, (head + 1) * self.head_width)
         return self.weights[f"attention.{name}.weight"][rows] @ x
 
-    # Algorithm 1, lines 7 to 9: what falls out of the recent memory is compressed; both memories are queues.
+    # Algorithm 1: what falls out of the recent memory is compressed; both memories are queues.
 
     def leaving(self, rows: int, M: int, C: int) -> int:
         """How many of so many rows leave: all but M, and then until a group of c is whole."""
@@ -235,7 +234,7 @@ class OracleLayer:
             present = [self.present(slot) for slot in old[start : start + c]]
             group = [row for row, here in zip(rows[start : start + c], present, strict=True) if here]
             if not group:
-                new.append(self.empty())
+                new.append(empty(self.config.dim))
             elif kind == "mean":
                 new.append(Slot(np.array([sum(f) / len(group) for f in zip(*group, strict=True)]), document))
             elif kind == "max":
@@ -285,6 +284,10 @@ class OracleLayer:
                 read = read + share * self.project("value", vector, head)
             heads.append(read)
         return np.concatenate(heads)
+
+
+def empty(dim: int) -> Slot:
+    return Slot(np.zeros(dim))
 
 
 def below(weights: Weights, prefix: str) -> Weights:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from compressive_transformer import LanguageModel, ops
-from compressive_transformer.losses import next_token_loss
+from compressive_transformer.losses import AutoEncoding, attention_reconstruction, next_token_loss
 from compressive_transformer.nn.compression import Compressor, Conv, DilatedConv, MaxPool, MeanPool, MostUsed
 
 LEARNERS = list(product(["conv", "dilated"], ["attention", "auto-encoding"]))
@@ -106,6 +106,17 @@ def test_old_rows_are_constant_for_their_compressor():
     later = model(stream(1, N, 4, seed=1), model(first).memory).features
     assert taught(later.square().sum(), model, first) >= {"layers.0.compressor.kernel.weight"}
     assert "0" not in taught(later.square().sum(), model, first)
+
+
+def test_loss_functions_hold_constant_what_must_not_learn():
+    """By themselves too, whatever their caller detached."""
+    q, *old = (stream(2, 2, 4, 3, seed=seed).requires_grad_() for seed in range(3))
+    new = [stream(2, 2, 2, 3, seed=seed).requires_grad_() for seed in (3, 4)]
+    rows, slots = stream(2, 4, 3).requires_grad_(), stream(2, 2, 3, seed=1).requires_grad_()
+    every, decoder = torch.ones(2, 4, dtype=torch.bool), AutoEncoding(3, 2).double()
+    attention = attention_reconstruction(q, (old[0], old[1]), (new[0], new[1]), every, every[:, :2], every)
+    assert taught(attention, nn.Module(), q, *old, *new) == {"3", "4"}
+    assert taught(decoder(rows, slots, every), decoder, rows, slots) == {"decoder.weight", "1"}
 
 
 class TestDerivatives:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from oracle import EMPTY, LayerState, Oracle, Slot, Stream, mean_loss
+from oracle import EMPTY, LayerState, Oracle, Slot, Stream, empty, mean_loss
 from small import cuts, examples, shapes, small, some_resets, stream
 from torch import Tensor
 
@@ -126,7 +126,7 @@ class Pair:
 def padded(state: LayerState, layer: LayerMemory) -> list[Slot]:
     """All C + M + N slots: the recent memory is filled from the right, the window from the left."""
     _, M, N = layer.sizes
-    nothing = Slot(np.zeros(layer.window.shape[2]))
+    nothing = empty(layer.window.shape[2])
     recent = [nothing] * (M - len(state.recent)) + state.recent
     return state.compressed + recent + state.window + [nothing] * (N - len(state.window))
 

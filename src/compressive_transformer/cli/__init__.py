@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from compressive_transformer.errors import UsageError
 
@@ -32,15 +35,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Spinning threads are slow wherever anything else runs too. Torch reads this once, when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that can't show every letter
+    if sys.stdin is None:  # closed by <&-
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     try:
-        _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _run(arguments)
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"compressive: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has gone (| head): no reason to complain.
+        _give_up_output()  # its reader has gone (| head): no reason to complain
+    except OSError as error:
+        _give_up_output()
+        _fail(error)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        _fail("not enough memory; use fewer lanes or rows, a smaller model, or smaller memories")
+
+
+def _warn(message: Warning | str, *where: object) -> None:
+    print("compressive: warning:", message, file=sys.stderr)
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    print("compressive: error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _give_up_output() -> None:
+    """What can't be written is not tried again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

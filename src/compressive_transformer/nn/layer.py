@@ -140,7 +140,8 @@ class CompressiveLayer(nn.Module):
         """
         memory = reading.memory
         C, M, N = memory.sizes
-        held, held_next = (held_rows(s, M, N, self.rate) for s in (segments, segments + 1))
+        rate = self.rate if C else 1  # with nothing to compress into, nothing waits for a whole group
+        held, held_next = (held_rows(s, M, N, rate) for s in (segments, segments + 1))
         first, last = M - held, M + N - held_next  # the rows of [recent ; window] that leave
         rows = torch.cat([memory.recent, memory.window], dim=1)
         document = memory.document[:, C:]
@@ -243,12 +244,12 @@ class CompressiveLayer(nn.Module):
         if self.auto_encoding is not None:
             return self.auto_encoding(old, new, valid)
         (C, M, N), (first, last) = reading.memory.sizes, leaving
+        counts = (reading.memory.document[:, C + M :] == document_B[:, None]) | (not self.mask_empty)
         queries = reading.queries
         if queries.shape[2] < N:  # the segment came in pieces
             with torch.no_grad():
-                queries = self.attention.queries(reading.memory.window)
+                queries = self.attention.queries(reading.memory.window.where(counts[..., None], 0))
         target = [x[:, :, C + first : C + last] for x in reading.keys_values]
-        counts = (reading.memory.document[:, C + M :] == document_B[:, None]) | (not self.mask_empty)
         # Rows that leave straight from the window (M < N) can't be read by the queries that stood there too.
         late = torch.arange(N, device=counts.device) >= last - M
         return attention_reconstruction(

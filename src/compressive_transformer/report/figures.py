@@ -70,7 +70,7 @@ def _tokens_at(step: int, train: Records) -> int:
 def _draw_attention(axes: Axes, records: Records) -> None:
     """Attention by bucket, as the paper's Figure 2."""
     axes.set(title="Attention by tier, oldest to newest", ylabel="share of attention")
-    found = _of(records, "attention")
+    found = [r for r in _of(records, "attention") if r["buckets"]]
     if not found:
         return
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ def facts(run: str, recipes: dict[str, Any]) -> dict[str, Any]:
         run: a run folder or the name of a recipe.
         recipes: the recipes by name.
     """
-    if run in recipes and not Path(run).exists():
+    if run in recipes and not os.path.exists(run):
         config: TrainConfig = recipes[run]()
         tokenizer = get_tokenizer(config.tokenizer)
         return _facts(run, config.model, tokenizer.vocab_size, tokenizer.unit, asdict(config))
     path = Path(run)
-    if not path.exists():
+    if not os.path.exists(run):
         raise UsageError(f"{run} is neither a run folder nor a recipe ({', '.join(sorted(recipes))})")
     saved = read_config(path)
     unit = get_tokenizer(saved["tokenizer"]).unit
@@ -63,10 +64,7 @@ def describe(found: dict[str, Any]) -> str:
         ("memory", f"{m['memory']} recent + {m['compressed_memory']} compressed slots a layer"),
         ("compression", f"{m['compressor']} at rate {m['compression_rate']}{loss}"),
         ("parameters", f"{found['parameters']:,}"),
-        (
-            "",
-            f"{found['compressor_parameters']:,} compressing, {found['embedding_parameters']:,} in embeddings",
-        ),
+        ("", f"{found['compressor_parameters']:,} compress, {found['embedding_parameters']:,} in embeddings"),
         ("reach", f"{found['temporal_range']:,} {unit}s through memory, over all layers"),
         ("attention", f"{found['attention_per_token']:,} keys per {unit} and head, over all layers"),
         ("state", f"{found['state_bytes_per_row'] / 1024:,.0f} KiB a stream, however long it is"),
