@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressive_transformer.errors import UsageError
-    from compressive_transformer.generate import generate
     from compressive_transformer.interop import load_sonnet
     from compressive_transformer.memory import Memory
     from compressive_transformer.model import CompressiveTransformer, LanguageModel, ModelConfig, Output
@@ -19,7 +18,6 @@ _HOMES = {
     "ModelConfig": "model",
     "Output": "model",
     "UsageError": "errors",
-    "generate": "generate",
     "load_sonnet": "interop",
 }
 
@@ -30,7 +28,6 @@ __all__ = [
     "ModelConfig",
     "Output",
     "UsageError",
-    "generate",
     "load_sonnet",
 ]
 

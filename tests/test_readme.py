@@ -1,0 +1,51 @@
+"""What the README shows works as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from compressive_transformer.cli import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_runs():
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    text = names["text"]
+    assert isinstance(text, list)
+    assert len(text) == 20
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Every command, in order, on text as named there; only the half hour is cut short."""
+    lines = "\n".join(blocks("sh")).splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compressive ")]
+    assert [command[0] for command in commands] == ["train", "evaluate", "generate", "info"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "books").mkdir()
+    for name in ("books/a.txt", "books/b.txt", "novel.txt"):
+        (tmp_path / name).write_text("It was the best of times, it was the worst of times. " * 100)
+    small = ["--model.dim", "16", "--model.segment", "16", "--model.num-heads", "2", "--lanes", "2"]
+    for command in commands:
+        if command[0] == "train":
+            at = command.index("--minutes")
+            command = [*command[:at], "--steps", "3", *small]
+        main([word if word != "2000" else "20" for word in command])
+    assert "runs/books" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    root = Path(__file__).parents[1]
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    local = [link for link in links if not link.startswith("http")]
+    assert len(local) >= 5
+    for link in local:
+        assert (root / link).exists(), link
