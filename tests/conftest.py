@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import SENTENCE, train_tiny
+from tiny import SENTENCE, SENTENCES, train_tiny
 
 torch.set_num_threads(1)
 
@@ -22,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a few thousand bytes."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_bytes(SENTENCE * 60)
+    path.write_bytes(SENTENCE * SENTENCES)
     return path
 
 

@@ -15,9 +15,11 @@ import pytest
 
 from compressive_transformer.checkpoint import CONFIG, WEIGHTS, load_run
 from compressive_transformer.cli import main
+from compressive_transformer.data import ByteTokenizer, prepare
+from compressive_transformer.evaluate import evaluate
 from compressive_transformer.train import Trainer
 from compressive_transformer.train.log import METRICS, read_metrics
-from tiny import SENTENCE, train_tiny
+from tiny import SENTENCE, SENTENCES, train_tiny
 
 Capture = pytest.CaptureFixture[str]
 
@@ -141,18 +143,25 @@ def test_evaluate(capsys: Capture, run: Path, text: Path):
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [["--carry"], ["--memory=16"], ["--compressed-memory=32"], ["--separator=\\n"], ["--rows=1"]],
+    ("flags", "options"),
+    [
+        ([], {}),
+        (["--carry"], {"reset_documents": False}),
+        (["--memory=16"], {"memory": 16}),
+        (["--compressed-memory=32"], {"compressed_memory": 32}),
+        (["--rows=1"], {"num_rows": 1}),
+    ],
     ids=str,
 )
-def test_evaluate_in_other_ways(capsys: Capture, run: Path, text: Path, flags: list[str]):
-    flags = [*flags, "--precision=float32", "--json"]
+def test_flags_of_evaluate(capsys: Capture, run: Path, text: Path, flags: list[str], options: dict[str, Any]):
+    flags = [*flags, "--separator=\\n", "--precision=float32", "--json"]
     found = json.loads(answer(capsys, "evaluate", str(run), str(text), *flags))
-    assert len(found["documents"]) == (60 if "--separator=\\n" in flags else 1)
-    total = sum(document["nats"] for document in found["documents"])
-    assert found["total"]["nats"] == pytest.approx(total)
-    # Of the text, whatever is left of it for tokens.
-    assert found["total"]["num_bytes"] == text.stat().st_size - (60 if "--separator=\\n" in flags else 0)
+    corpus, model = prepare(text, ByteTokenizer(), separator="\n"), load_run(run).model
+    expected = evaluate(model, corpus, precision="float32", **options)
+    assert [document["nats"] for document in found["documents"]] == [d.nats for d in expected.documents]
+    assert found["total"]["num_bytes"] == text.stat().st_size - SENTENCES  # without the separators
+    usual = evaluate(model, corpus, precision="float32")
+    assert (expected.total.nats == usual.total.nats) == (flags[0] in ("--separator=\\n", "--rows=1"))
 
 
 def test_evaluate_standard_input_and_several_files(

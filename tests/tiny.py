@@ -11,6 +11,8 @@ from compressive_transformer.cli import main
 from compressive_transformer.data import ByteTokenizer, Corpus, Document
 
 SENTENCE = b"It is a truth universally acknowledged, that memory is limited.\n"
+SENTENCES = 60
+"""In the text that runs are trained on."""
 BOUNDARY = ByteTokenizer.document_token
 TINY: dict[str, Any] = {
     "dim": 16,

@@ -27,6 +27,8 @@ Start here: 'compressive train' alone trains for three minutes on two novels tha
 how well it compresses beside gzip, bzip2 and xz, and leaves a run folder for the other verbs.
 Every verb explains itself: 'compressive train --help'. Answers for programs: --json.
 """
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+"""How torch says it, there being no exception for it on CPU."""
 VERBS = ("train", "evaluate", "generate", "info")
 
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _give_up_output()
         _fail(error)
     except RuntimeError as error:
-        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         _fail("not enough memory; use fewer lanes or rows, a smaller model, or smaller memories")
 

@@ -95,6 +95,8 @@ def find_sources(paths: str | Path | Sequence[str | Path]) -> list[Source]:
 
 def _expand(name: str, skipped: list[Path]) -> list[Source]:
     """The files that one path stands for; those without text are added to ``skipped``."""
+    if not name:
+        raise UsageError("a path is empty: give the name of a file or folder, . for this folder")
     if name == STDIN:
         return [Source(name, None, named=True)]
     path = Path(os.path.expanduser(name))

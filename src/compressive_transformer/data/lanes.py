@@ -53,10 +53,11 @@ class Lanes:
         self.reset_documents = reset_documents
         size = len(self.stream)
         if size < num_lanes * length:
+            fewer = f"fewer lanes (at most {size // length}), " if size >= length else ""
+            shorter = f"shorter segments (at most {size // num_lanes}), " if size >= num_lanes else ""
             raise UsageError(
                 f"the text has {size} tokens, and {num_lanes} lanes of {length} need {num_lanes * length}: "
-                f"take fewer lanes (at most {size // length}), "
-                f"shorter segments (at most {size // num_lanes}), or more text"
+                f"take {fewer}{shorter}or more text".replace("take or", "take")
             )
         self._positions = [lane * size // num_lanes for lane in range(num_lanes)]
         self._tokens_read = 0

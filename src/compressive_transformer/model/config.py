@@ -56,16 +56,34 @@ class ModelConfig:
     features enter through a ReLU."""
 
     def __post_init__(self):
-        for name in ("dim", "num_layers", "num_heads", "segment", "compression_rate"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 1 or more")
+        counts = (
+            "dim",
+            "num_layers",
+            "num_heads",
+            "segment",
+            "compression_rate",
+            "mlp_dim",
+            "position_features",
+        )
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value} is not allowed; use 1 or more")
         if self.dim % self.num_heads:
             raise UsageError(
                 f"dim {self.dim} is not divisible by num_heads {self.num_heads}; change one of them"
             )
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout {self.dropout} is not allowed; use 0 or more, and less than 1")
+        if (self.position_features or self.dim) % 2:
+            given = f"position_features {self.position_features or self.dim}"
+            raise UsageError(f"{given} (dim if not given) is odd; use an even number")
         self._check_choices()
+        if self.faithful and (self.compressor, self.compression_loss) == ("dilated", "auto-encoding"):
+            raise UsageError(
+                "a faithful dilated compressor loses rows, which auto-encoding can't rebuild: use the "
+                "attention loss, or faithful=False"
+            )
         for recent, compressed in self.layer_sizes():
             check_sizes(recent, compressed, self.segment, self.compression_rate)
 
