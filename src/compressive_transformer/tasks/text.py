@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +51,7 @@ class Result:
     """False if it was interrupted."""
 
 
-def train_text(config: TrainConfig, *, name: str = "run", say: Callable[[str], None] | None = None) -> Result:
+def train_text(config: TrainConfig, *, name: str = "run") -> Result:
     """Trains a language model on text and leaves a run folder.
 
     Interrupted (Ctrl-C), it saves what it has and returns all the same.
@@ -60,7 +59,6 @@ def train_text(config: TrainConfig, *, name: str = "run", say: Callable[[str], N
     Args:
         config: data, budget, model, optimiser.
         name: of the recipe, for the run folder.
-        say: takes lines for the user; above the progress bar if None.
 
     Raises:
         UsageError: the data can't be used, or the run folder exists.
@@ -81,10 +79,9 @@ def train_text(config: TrainConfig, *, name: str = "run", say: Callable[[str], N
     save_config(run, model, tokenizer, asdict(config))
     metrics = Metrics(run)
     with Display(training.unit) as display:
-        say = say or display.say
-        say(_opening(model, training, validation, run))
+        display.say(_opening(model, training, validation, run))
         finished = _train(model, lanes, config, validation, metrics, display)
-        say("reading the validation text ...")
+        display.say("reading the validation text ...")
         result = _finish(model, config, validation, metrics, run, finished)
     return result
 
