@@ -90,7 +90,7 @@ def test_two_trainings_with_one_seed_are_one(
     "flags",
     [
         ["--model.compressed-memory=0"],
-        ["--model.memory=0"],
+        ["--model.memory=0", "--model.compression-loss=auto-encoding"],
         ["--model.memory", "8", "4", "--model.compressed-memory", "0", "8"],
         ["--lanes=1", "--unroll=3", "--model.compression-loss=none"],
         ["--model.compressor=most-used"],

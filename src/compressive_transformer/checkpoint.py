@@ -113,7 +113,9 @@ def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig(**settings)
     except TypeError as error:
-        raise UsageError(f"{path / CONFIG} has a setting that this version lacks ({error})") from None
+        raise UsageError(
+            f"{path / CONFIG} does not fit this version ({error}); use the version that made it"
+        ) from None
 
 
 def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -16,6 +16,9 @@ from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.precision import Precision, autocast
 
+PROMPT_PIECE = 4096
+"""Tokens of the prompt that are read in one call; a longer prompt does not need more memory."""
+
 
 def generate(
     model: LanguageModel,
@@ -32,7 +35,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yields the tokens that follow the prompt, one int64 [B] at a time.
 
-    The prompt is read segment by segment into the memory; keys and values of memory and window are kept, so
+    The prompt is read piece by piece into the memory; keys and values of memory and window are kept, so
     each further token costs one token's work.
 
     Args:
@@ -82,7 +85,10 @@ def _generate(
     made = 0
     while length is None or made < length:
         with autocast(device, precision):
-            output = model(tokens, state)
+            *before, last = tokens.split(PROMPT_PIECE, dim=1)
+            for piece in before:
+                state = model(piece, state).memory
+            output = model(last, state)
         state = output.memory
         logits_BV = output.logits[:, -1].float()
         logits_BV[:, list(banned)] = -torch.inf

@@ -45,7 +45,10 @@ def attention_reconstruction(
     """
     q_BHTK = q_BHTK.detach()
     target = _read(q_BHTK, old[0].detach(), old[1].detach(), old_valid_BR)
-    error = (target - _read(q_BHTK, new[0], new[1], new_valid_Bn)).square().mean(dim=(1, 3))
+    exact = torch.promote_types(target.dtype, torch.float32)
+    error = (
+        (target.to(exact) - _read(q_BHTK, new[0], new[1], new_valid_Bn).to(exact)).square().mean(dim=(1, 3))
+    )
     weight = query_weight_BT & old_valid_BR.any(dim=1, keepdim=True)
     return error.where(weight, 0).sum() / weight.sum().clamp(min=1)
 

@@ -105,6 +105,10 @@ class Memory(NamedTuple):
             rows: int64 [B'] row numbers; a boolean [B] keeps the rows that are True.
         """
         rows = torch.as_tensor(rows, device=self.document.device)
+        if rows.dtype == torch.bool and rows.shape != self.document.shape:
+            raise UsageError(
+                f"memory.reorder: {rows.numel()} bools for {self.batch_size} rows; give one for each"
+            )
         index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         if index.numel() and not bool(((index >= 0) & (index < self.batch_size)).all()):
             raise UsageError(
@@ -174,9 +178,9 @@ class Memory(NamedTuple):
                 tiers = (tensors[f"layers.{i}.{name}"] for name in LayerMemory._fields[:4])
                 layers.append(LayerMemory._make([*tiers, tensors.get(f"layers.{i}.usage")]))
             return Memory(tuple(layers), tensors["document"], int(header["position"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise UsageError(f"{path} does not exist; give a file that Memory.save wrote") from None
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Memory:

@@ -1,4 +1,4 @@
-"""Which arithmetic a device is fast at."""
+"""Devices, and which arithmetic they are fast at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Literal
 
 import torch
 
+from compressive_transformer.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def pick_device(name: Device) -> torch.device:
+    """The device of that name; ``auto`` is a GPU if there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: this machine has no GPU that torch can use; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def autocast(device: torch.device | str, precision: Precision = "auto") -> AbstractContextManager:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from compressive_transformer.cli.parse import parse
-from compressive_transformer.precision import Precision
+from compressive_transformer.precision import Device, Precision
 from compressive_transformer.tasks.score import describe_scores, score_files, scores_as_json
 
 
@@ -35,6 +35,8 @@ class Arguments:
     """Divides files into documents."""
     rows: int = 8
     """Documents read side by side; changes the speed only."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
     precision: Precision = "auto"
     """bfloat16 for matrix products where the processor is fast at it."""
     json: bool = False
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         carry=a.carry,
         separator=a.separator,
         rows=a.rows,
+        device=a.device,
         precision=a.precision,
     )
     print(json.dumps(scores_as_json(evaluation), indent=2) if a.json else describe_scores(evaluation))

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from compressive_transformer.cli.parse import parse
+from compressive_transformer.precision import Device
 from compressive_transformer.tasks.write import stream_text
 
 
@@ -28,6 +29,8 @@ class Arguments:
     """Choose among the k likeliest tokens only."""
     top_p: float = 1.0
     """Choose among the fewest tokens that hold this probability."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
     seed: int = 0
     """Equal seeds give equal text."""
     json: bool = False
@@ -45,5 +48,6 @@ def main(arguments: Sequence[str]) -> None:
         top_k=a.top_k,
         top_p=a.top_p,
         seed=a.seed,
+        device=a.device,
         as_json=a.json,
     )

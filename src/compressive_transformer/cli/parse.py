@@ -31,13 +31,13 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, verb: str, **op
 
 def _first_paragraph(box: str) -> str:
     """The message inside tyro's frame, on one line."""
-    words = []
+    framed = "╭" in box  # the title stands in the frame; plain terminals have a paragraph for it
+    paragraphs = [""]
     for line in box.splitlines():
-        inside = line.strip().strip("│").strip()
-        if inside.startswith(("╭", "╰")):
-            continue
-        if inside.startswith("─"):
-            break
-        words.append(inside)
-    text = " ".join(" ".join(words).split())
-    return re.sub(r"^Error parsing \w+: ", "", text)
+        inside = line.strip(" │")
+        if inside.startswith(("─", "-----")):
+            paragraphs.append("")
+        elif not inside.startswith(("╭", "╰")):
+            paragraphs[-1] += f" {inside}"
+    message = paragraphs[0 if framed or len(paragraphs) == 1 else 1]
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(message.split()))

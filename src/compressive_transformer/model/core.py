@@ -30,7 +30,8 @@ class Output(NamedTuple):
     memory: Memory
     """The state after the last input."""
     compression_losses: Tensor
-    """[L] auxiliary loss of each layer, mean over the segments that ended in this call; zeros if none did."""
+    """[L] auxiliary loss of each layer, mean over the segments that ended in this call; zeros if none
+    did, and in evaluation mode, where nothing learns from it."""
     attention: tuple[Tensor, ...] | None = None
     """If asked for: of each layer [C + M + N], the attention weight of each slot, mean over batch, heads and
     queries."""
@@ -184,7 +185,7 @@ class CompressiveTransformer(nn.Module):
     ) -> tuple[Tensor, Memory, list[Tensor]]:
         """Reads tokens of one segment; shifts memory if they finish it."""
         fill, segments = memory.fill, memory.position // memory.segment
-        piece = Piece(document_BT, fill, segments)
+        piece = Piece(document_BT, fill)
         document_B = document_BT[:, -1]
         finished = fill + hidden.shape[1] == memory.segment
         layers, caches, losses = [], [], []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compressive_transformer.errors import UsageError
@@ -27,6 +28,8 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig | None = None, *, vocab_size: int = 257, **settings: Any):
         super().__init__()
         self.core = CompressiveTransformer(config, **settings)
+        if vocab_size < 1:
+            raise UsageError(f"vocab_size {vocab_size} is not allowed; use 1 or more")
         self.vocab_size = vocab_size
         dim = self.config.dim
         self.embedding = nn.Embedding(vocab_size, dim)
@@ -55,9 +58,9 @@ class LanguageModel(nn.Module):
         Raises:
             UsageError: a token is not in the vocabulary (checked on CPU; a GPU would have to wait for it).
         """
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] < 1:
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool or tokens.numel() < 1:
             raise UsageError(
-                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; give int64 [batch, time >= 1]"
+                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; give int64 [batch, time]"
             )
         if tokens.device.type == "cpu" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise UsageError(

@@ -107,22 +107,20 @@ class RelativeAttention(nn.Module):
         beta times the mean of cos(f_k d): 1 at d = 0, falling with log d. Beta grows from head to head, from
         wide to narrow attention.
         """
-        features = self.position_features
-        nearness = torch.cat([torch.zeros(features // 2), torch.ones(features // 2)]) / (features // 2)
-        sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** torch.linspace(0, 1, self.num_heads)
+        features, heads = self.position_features, self.num_heads
+        exact = torch.promote_types(self.position_bias.dtype, torch.float32)
+        nearness = torch.cat([torch.zeros(features // 2), torch.ones(features // 2)]).to(exact)
+        nearness /= features // 2
+        sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** torch.linspace(0, 1, heads).to(exact)
         for table, linear in enumerate(self.position_keys):
-            weight_HKF = (
-                cast("nn.Linear", linear).weight.detach().view(self.num_heads, self.head_dim, features)
-            )
-            for head, weight_KF in enumerate(weight_HKF):
-                basis_Fr = torch.randn(features, min(self.head_dim, features), dtype=weight_KF.dtype)
+            weight = cast("nn.Linear", linear).weight.detach()
+            for head, weight_KF in enumerate(weight.view(heads, self.head_dim, features)):
+                basis_Fr = torch.randn(features, min(self.head_dim, features), dtype=exact)
                 basis_Fr[:, 0] = nearness  # so that the position keys can tell nearness, also if K < F
                 basis_Fr = torch.linalg.qr(basis_Fr).Q
-                turn_Kr = nn.init.orthogonal_(
-                    torch.empty(self.head_dim, basis_Fr.shape[1], dtype=weight_KF.dtype)
-                )
+                turn_Kr = nn.init.orthogonal_(torch.empty(self.head_dim, basis_Fr.shape[1], dtype=exact))
                 weight_KF.copy_(turn_Kr @ basis_Fr.T)
-                bias_K = turn_Kr @ (basis_Fr.T @ nearness.to(weight_KF.dtype))
+                bias_K = turn_Kr @ (basis_Fr.T @ nearness)
                 self.position_bias.detach()[table, head] = sharpness[head] * bias_K
 
     def queries(self, x_BTD: Tensor) -> Tensor:

@@ -49,8 +49,6 @@ class Piece(NamedTuple):
     """int64, the document of each token."""
     fill: int
     """Tokens of this segment that were read before."""
-    segments: int
-    """Whole segments that were read before."""
 
 
 class Reading(NamedTuple):
@@ -224,7 +222,7 @@ class CompressiveLayer(nn.Module):
         return memory.usage + _fit(added, memory.usage.shape[1], right=True)
 
     def _compress(self, old: Tensor, valid: Tensor, usage: Tensor | None, document_B: Tensor):
-        """The new slots [B, n, D] and their documents [B, n]; none from a Transformer-XL layer."""
+        """The new slots [B, n, D] and their documents [B, n]."""
         assert self.compressor is not None
         mean_usage = None if usage is None else usage[..., 0] / usage[..., 1].clamp(min=1)
         new, new_valid = self.compressor(old, valid, mean_usage)

@@ -1,6 +1,7 @@
 """Whole runs as plain Python functions: the settings of a name."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes.tiny import tiny
@@ -16,7 +17,12 @@ def get_recipe(name: str) -> TrainConfig:
         UsageError: there is none of that name.
     """
     if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}; choose from {', '.join(sorted(RECIPES))}")
+        hint = (
+            f"did you mean --data {name}?"
+            if Path(name).exists()
+            else f"choose from {', '.join(sorted(RECIPES))}"
+        )
+        raise UsageError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name]()
 
 

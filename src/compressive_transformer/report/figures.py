@@ -41,8 +41,7 @@ def _draw_loss(axes: Axes, records: Records) -> None:
         color="0.55",
         label="training",
     )
-    tokens = {r["step"]: r["tokens"] for r in train}
-    excerpts = [r for r in _of(records, "excerpt") if r["step"] in tokens or train]
+    excerpts = _of(records, "excerpt") if train else []
     if excerpts:
         x = [_tokens_at(r["step"], train) for r in excerpts]
         axes.plot(

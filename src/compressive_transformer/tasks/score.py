@@ -12,7 +12,7 @@ from compressive_transformer.checkpoint import load_run
 from compressive_transformer.data import prepare
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, Score, evaluate
-from compressive_transformer.precision import Precision
+from compressive_transformer.precision import Device, Precision, pick_device
 
 
 def score_files(
@@ -24,12 +24,13 @@ def score_files(
     carry: bool,
     separator: str | None,
     rows: int,
+    device: Device,
     precision: Precision,
 ) -> Evaluation:
     """Reads the run and the files, and scores each document behind a progress bar."""
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
-    loaded = load_run(run)
+    loaded = load_run(run, pick_device(device))
     corpus = prepare(list(paths), loaded.tokenizer, separator=separator)
     from rich.console import Console
 

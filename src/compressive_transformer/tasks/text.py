@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import itertools
 import lzma
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,10 +23,12 @@ from compressive_transformer.data import (
     prepare,
     split,
 )
+from compressive_transformer.data.files import find_sources
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, attention_by_bucket, evaluate, excerpt
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
+from compressive_transformer.precision import pick_device
 from compressive_transformer.train import Progress, TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
 
@@ -51,7 +55,7 @@ class Result:
     """False if it was interrupted."""
 
 
-def train_text(config: TrainConfig, *, name: str = "run") -> Result:
+def train_text(config: TrainConfig, *, name: str = "tiny") -> Result:
     """Trains a language model on text and leaves a run folder.
 
     Interrupted (Ctrl-C), it saves what it has and returns all the same.
@@ -74,7 +78,7 @@ def train_text(config: TrainConfig, *, name: str = "run") -> Result:
         seed=config.seed,
         reset_documents=config.reset_documents,
     )
-    model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(_device(config.device))
+    model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(pick_device(config.device))
     run = make_run_folder(config.out, name)
     save_config(run, model, tokenizer, asdict(config))
     metrics = Metrics(run)
@@ -91,23 +95,37 @@ def load_corpora(config: TrainConfig, tokenizer: Tokenizer) -> tuple[Corpus, Cor
     corpus = prepare(list(config.data or map(str, embedded_books())), tokenizer, separator=config.separator)
     if not config.validation:
         return split(corpus, fraction=VALIDATION_FRACTION, max_tokens=VALIDATION_TOKENS)
-    validation = prepare(list(config.validation), tokenizer, separator=config.separator)
-    if same := set(corpus.names) & set(validation.names):
+    both = [{s.path.resolve() for s in find_sources(p) if s.path} for p in (config.data, config.validation)]
+    if same := both[0] & both[1]:
         raise UsageError(f"{min(same)} is in the training and in the validation text; leave it out of one")
+    validation = prepare(list(config.validation), tokenizer, separator=config.separator)
     return corpus, validation
 
 
 def make_run_folder(out: str | None, name: str) -> Path:
     """A new folder; one that holds anything is never written to."""
-    run = Path(out) if out else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
+        if not out:
+            return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+        run = Path(out)
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             what = "holds a run" if (run / CONFIG).exists() else "exists and is not an empty folder"
             raise UsageError(f"{run} {what}; nothing was written: choose another --out, or remove it")
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{run} can't be made ({error.strerror}); choose another --out") from None
+        raise UsageError(f"{out or 'runs'} can't be made ({error.strerror}); choose another --out") from None
     return run
+
+
+def _new_folder(path: Path) -> Path:
+    """The folder, or the first of path-2, path-3, ... that nobody else makes at the same moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        run = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            run.mkdir()
+            return run
+    raise AssertionError("unreachable")
 
 
 def compressed_sizes(text: bytes) -> dict[str, float]:
@@ -123,12 +141,6 @@ def compressed_sizes(text: bytes) -> dict[str, float]:
 def text_of(corpus: Corpus) -> bytes:
     """The bytes of a corpus, document after document."""
     return b"".join(corpus.tokenizer.decode(corpus.document(i)) for i in range(corpus.num_documents))
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: this machine has no GPU that torch can use; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _opening(model: LanguageModel, training: Corpus, validation: Corpus, run: Path) -> str:
@@ -150,6 +162,8 @@ def _train(
     """Trains to the end of the budget, or until Ctrl-C. Returns whether it came to the end."""
 
     def checkpoint(trainer: Trainer) -> None:
+        if not _is_finite(model):
+            return  # the next record stops the run, and the last good weights stay
         save_weights(metrics.path.parent, model)
         score = evaluate(model, excerpt(validation, **EXCERPT), num_rows=16, precision=config.precision).total
         metrics.write(
@@ -165,14 +179,22 @@ def _train(
     trainer = Trainer(
         model, lanes, config, on_record=record, checkpoints=CHECKPOINTS, on_checkpoint=checkpoint
     )
+    finished = True
     try:
         trainer.run()
     except KeyboardInterrupt:
         display.say(f"stopped at step {trainer.step}; saving")
-        return False
-    finally:
-        save_weights(metrics.path.parent, model)
-    return True
+        finished = False
+    if not _is_finite(model):
+        raise UsageError(
+            "the weights are no longer finite; nothing of that was saved: use a lower learning rate"
+        )
+    save_weights(metrics.path.parent, model)
+    return finished
+
+
+def _is_finite(model: LanguageModel) -> bool:
+    return all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def _finish(

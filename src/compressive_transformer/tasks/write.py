@@ -13,6 +13,7 @@ import torch
 from compressive_transformer.checkpoint import Run, load_run
 from compressive_transformer.errors import UsageError
 from compressive_transformer.generate import check_sampling, generate
+from compressive_transformer.precision import Device, pick_device
 
 
 def stream_text(
@@ -24,6 +25,7 @@ def stream_text(
     top_k: int | None,
     top_p: float,
     seed: int,
+    device: Device,
     as_json: bool,
 ) -> None:
     """Streams the prompt and what follows it, or prints one JSON object at the end.
@@ -35,7 +37,7 @@ def stream_text(
         raise UsageError("--json answers when all is made, and length 0 has no end; give a length")
     check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
-    loaded = load_run(run)
+    loaded = load_run(run, pick_device(device))
     started, made = time.monotonic(), bytearray()
     pieces = _pieces(loaded, data, length or None, temperature, top_k, top_p, seed)
     if as_json:

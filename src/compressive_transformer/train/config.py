@@ -7,7 +7,7 @@ from typing import Literal
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import ModelConfig
-from compressive_transformer.precision import Precision
+from compressive_transformer.precision import Device, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class OptimizerConfig:
     clip: float = 1.0
     """Largest gradient norm, for the model and for the compressors apart, so that neither slows the other."""
     update_period: int = 1
-    """Segments per update, from step update_period_from on (paper section 5.5.1: 4)."""
+    """Steps per update, from step update_period_from on (paper section 5.5.1: 4)."""
     update_period_from: int = 0
     """Step from which the update period holds (paper: 60000)."""
 
@@ -75,7 +75,7 @@ class TrainConfig:
     """Segments per step through which gradients flow; from 2 on compressors learn from the main loss too."""
     precision: Precision = "auto"
     """bfloat16 for matrix products where the processor is fast at it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train; auto takes a GPU if there is one."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The shape of the model."""
@@ -99,3 +99,21 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed} is not allowed; use 0 or more, and less than 2^63")
+        self._check_compressors()
+
+    def _check_compressors(self) -> None:
+        """Refuses compressors that nothing would ever teach."""
+        m = self.model
+        sizes = [recent for recent, compressed in m.layer_sizes() if compressed]
+        if not sizes or m.compressor not in ("conv", "dilated"):
+            return
+        if m.compression_loss == "none" and self.unroll == 1:
+            raise UsageError(
+                "compression_loss 'none' leaves the compressor to training over several segments; use unroll "
+                "2 or more, or another compression_loss"
+            )
+        if m.compression_loss == "attention" and min(sizes) == 0:
+            raise UsageError(
+                "compression_loss 'attention' compares what is read of recent memory, and memory 0 has none; "
+                "use memory 1 or more, or compression_loss 'auto-encoding'"
+            )

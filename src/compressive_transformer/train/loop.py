@@ -40,6 +40,9 @@ class Progress:
     """Auxiliary loss of each layer, mean since the last record."""
     learning_rate: float
     gradient_norm: float
+    """Of the model, before clipping."""
+    compression_gradient_norm: float
+    """Of compressors and decoders, before clipping."""
     tokens_per_second: float
 
 
@@ -75,6 +78,8 @@ class Trainer:
         checkpoints: tuple[float, ...] = (),
         on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
     ):
+        if config.minutes is config.tokens is config.steps is None:
+            raise UsageError("the run has no budget; give one of minutes, steps, tokens")
         self.model, self.lanes, self.config = model, lanes, config
         self.optimizer = Optimizer(model, config.optimizer)
         self.device = next(model.parameters()).device
@@ -83,6 +88,8 @@ class Trainer:
         self.checkpoints = list(checkpoints)
         self.step = 0
         self.gradient_norm: Tensor | float = 0.0
+        self.compression_gradient_norm: Tensor | float = 0.0
+        self._waiting = 0
         self._started = time.monotonic()
         self._sums = _Sums()
 
@@ -99,7 +106,8 @@ class Trainer:
             return self.seconds / 60 / c.minutes
         if c.tokens is not None:
             return self.lanes.tokens_read / c.tokens
-        return self.step / (c.steps or 1)
+        assert c.steps is not None
+        return self.step / c.steps
 
     def run(self) -> None:
         """Trains to the end of the budget. Stopped at any step, the model is as good as its last update."""
@@ -114,6 +122,8 @@ class Trainer:
                 while self.checkpoints and self.done >= self.checkpoints[0]:
                     self.checkpoints.pop(0)
                 self._pause()
+        if self._waiting:
+            self._update(1.0)
         if self._sums.steps:
             self._record()
 
@@ -129,12 +139,18 @@ class Trainer:
         ((loss + output.compression_loss) / period).backward()
         self.memory = output.memory.detach()
         self.step += 1
+        self._waiting += 1
         if (self.step - self.config.optimizer.update_period_from) % period == 0:
-            self.optimizer.set_factor(learning_rate_factor(done, self.step - 1, self.config.optimizer))
-            self.gradient_norm, _ = self.optimizer.update()
+            self._update(done)
         self._sums.steps += 1
         self._sums.loss += loss.detach()
         self._sums.compression += output.compression_losses.detach()
+
+    def _update(self, done: float) -> None:
+        """Applies the gradients that wait: of a whole update period, or of what the budget left of one."""
+        self.optimizer.set_factor(learning_rate_factor(done, self.step - 1, self.config.optimizer))
+        self.gradient_norm, self.compression_gradient_norm = self.optimizer.update()
+        self._waiting = 0
 
     def _update_period(self) -> int:
         o = self.config.optimizer
@@ -154,6 +170,7 @@ class Trainer:
                 compression_losses=tuple((torch.as_tensor(sums.compression) / steps).tolist()),
                 learning_rate=self.optimizer.parts[0].param_groups[0]["lr"],
                 gradient_norm=float(self.gradient_norm),
+                compression_gradient_norm=float(self.compression_gradient_norm),
                 tokens_per_second=tokens / max(now - sums.since, 1e-9),
             )
         )

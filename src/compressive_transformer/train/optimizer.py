@@ -23,9 +23,10 @@ class Optimizer:
         matrices = _layer_matrices(model) if config.name == "muon" else []
         taken = {id(p) for p in matrices}
         rest = [p for p in self.main if id(p) not in taken] + self.compression
+        biases = {id(p) for name, p in model.named_parameters() if p.ndim < 2 or name.endswith("bias")}
         groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in rest if id(p) not in biases], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if id(p) in biases], "weight_decay": 0.0},
         ]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
@@ -82,6 +83,7 @@ def learning_rate_factor(progress: float, step: int, config: OptimizerConfig) ->
         progress: part of the budget that is spent, 0 to 1.
         step: steps done.
     """
-    warmup = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    # A small budget must reach its peak too: the warmup never takes more than a fifth of it.
+    warmup = min(max((step + 1) / config.warmup_steps, progress / 0.2), 1.0) if config.warmup_steps else 1.0
     cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return warmup * (config.final_lr + (1 - config.final_lr) * cosine)
