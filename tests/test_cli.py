@@ -285,7 +285,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown flag of evaluate": ("evaluate {run} text.txt --colour", "--colour"),
     "unknown flag of generate": ("generate {run} --colour", "--colour"),
     "unknown flag of info": ("info {run} --colour", "--colour"),
-    "no run": ("generate", "run"),
+    "no run": ("generate", "Run folder"),
     "missing data": ("train --data no.txt --out new", "no.txt"),
     "empty data": ("train --data empty.txt --out new", "empty.txt is empty"),
     "data of one byte": ("train --data one.txt --out new", "too short"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressive_transformer import LanguageModel, UsageError
+from compressive_transformer import LanguageModel, ModelConfig, UsageError
 from compressive_transformer.data import Lanes
 from compressive_transformer.losses import next_token_loss
 from compressive_transformer.train import OptimizerConfig, Progress, TrainConfig, Trainer, loop

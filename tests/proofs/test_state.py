@@ -25,6 +25,7 @@ from torch import Tensor
 
 from compressive_transformer import CompressiveTransformer, Memory, UsageError
 from compressive_transformer.memory import EMPTY, LayerMemory
+from compressive_transformer.nn import compression
 
 
 class TestCapacity:
@@ -112,6 +113,18 @@ class TestEmptySlots:
                 results[-1].append(model(x, model.with_cache(state)).features)
         for clean, poison in zip(*results, strict=True):
             assert_same(poison, clean)
+
+    @pytest.mark.parametrize("name", COMPRESSORS)
+    def test_count_for_nothing_in_a_compressor(self, name):
+        compressor = compression.COMPRESSORS[name](3, 2).double()
+        rows, usage, valid = stream(2, 8, 3), stream(2, 8, seed=1).abs(), torch.ones(2, 8, dtype=torch.bool)
+        valid[0, :3] = valid[1, :7] = False
+        slots, filled = compressor(rows, valid, usage)
+        rows[~valid], usage[~valid] = math.nan, math.inf
+        got, got_filled = compressor(rows, valid, usage)
+        assert_same(got, slots)
+        assert torch.equal(got_filled, filled)
+        assert not got[~filled].any()
 
     def test_hold_zeros(self):
         memory = small()(stream(2, 11, 4)).memory.reset([False, True])
