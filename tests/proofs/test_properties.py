@@ -73,18 +73,20 @@ class TestChopping:
     @examples(25)
     @given(settings=shapes(), pieces=cuts(LENGTH), start=st.integers(0, 9), seed=SEEDS)
     def test_pieces_with_cached_keys_and_values(self, settings, pieces, start, seed):
+        """Also after rows were reset and exchanged."""
         model, x = small(seed=seed, **settings), stream(2, start + LENGTH, 4, seed=seed)
-        resets, ended = resets_for(model, 2, LENGTH, seed), torch.tensor([True, False])
+        resets, ended, swap = resets_for(model, 2, LENGTH, seed), torch.tensor([True, False]), [1, 0]
         with torch.no_grad():
             memory = model.init_memory(2)
             memory = model(x[:, :start], memory).memory if start else memory
             expected = read(model, x[:, start:], [LENGTH], memory.reset(ended), resets)
-            cached = model.with_cache(memory).reset(ended).reorder([1, 0]).reorder([1, 0])
+            cached = model.with_cache(memory).reset(ended).reorder(swap)
+            swapped, swapped_resets = x[swap, start:], resets if resets is None else resets[swap]
             for chopped in (pieces, [1] * LENGTH):
-                got = read(model, x[:, start:], chopped, cached, resets)
+                got = read(model, swapped, chopped, cached, swapped_resets)
                 assert got.memory.cache is not None
-                assert_same(got.features, expected.features, EXACT)
-                assert_same_memory(got.memory, expected.memory, EXACT)
+                assert_same(got.features[swap], expected.features, EXACT)
+                assert_same_memory(got.memory.reorder(swap), expected.memory, EXACT)
 
     @pytest.mark.parametrize("compressor", COMPRESSORS)
     def test_pieces_give_the_gradients_of_the_whole(self, compressor):
