@@ -32,6 +32,8 @@ def refuses(mistake: Mistake, given: str, remedy: str) -> None:
         ({"num_heads": -1}, "num_heads -1", "use 1 or more"),
         ({"segment": 0}, "segment 0", "use 1 or more"),
         ({"compression_rate": 0}, "compression_rate 0", "use 1 or more"),
+        ({"mlp_dim": 0}, "mlp_dim 0", "use 1 or more"),
+        ({"position_features": 0}, "position_features 0", "use 1 or more"),
         ({"dim": 6, "num_heads": 4}, "dim 6 is not divisible by num_heads 4", "change one of them"),
         ({"dropout": 1.0}, "dropout 1.0", "less than 1"),
         ({"dropout": -0.1}, "dropout -0.1", "0 or more"),
@@ -48,6 +50,12 @@ def refuses(mistake: Mistake, given: str, remedy: str) -> None:
         ({"compression_rate": 3, "memory": (2, 0)}, "segment 4", "at least 2 slots, not 0: change"),
         ({"memroy": 3}, "unknown setting memroy", "ModelConfig has activation"),
         ({"position_features": 3}, "position_features 3", "use an even number"),
+        ({"dim": 5, "num_heads": 1}, "position_features 5", "use an even number"),
+        (
+            {"faithful": True, "compressor": "dilated", "compression_loss": "auto-encoding"},
+            "faithful dilated",
+            "use the attention loss, or faithful=False",
+        ),
         ({"compressor": "dilated", "dilations": ()}, "dilations ()", "give one or more numbers"),
         ({"compressor": "dilated", "dilations": (1, 0)}, "dilations (1, 0)", "numbers >= 1"),
     ],
@@ -85,9 +93,11 @@ def test_inputs_of_the_input_map():
 TOKENS: dict[str, tuple[Tensor, str, str]] = {
     "too large": (torch.tensor([[0, 5]]), "from 0 to 5", "use ids from 0 to 4"),
     "negative": (torch.tensor([[-1, 4]]), "from -1 to 4", "use ids from 0 to 4"),
-    "real": (torch.zeros(1, 3), "torch.float32", "give int64 [batch, time >= 1]"),
-    "no batch": (torch.zeros(3, dtype=torch.int64), "(3,)", "give int64 [batch, time >= 1]"),
-    "no time": (torch.zeros(1, 0, dtype=torch.int64), "(1, 0)", "give int64 [batch, time >= 1]"),
+    "real": (torch.zeros(1, 3), "torch.float32", "give int64 [batch, time]"),
+    "bool": (torch.zeros(1, 3, dtype=torch.bool), "torch.bool", "give int64 [batch, time]"),
+    "no rows": (torch.zeros(0, 3, dtype=torch.int64), "(0, 3)", "give int64 [batch, time]"),
+    "no batch": (torch.zeros(3, dtype=torch.int64), "(3,)", "give int64 [batch, time]"),
+    "no time": (torch.zeros(1, 0, dtype=torch.int64), "(1, 0)", "give int64 [batch, time]"),
 }
 
 
@@ -97,6 +107,10 @@ def test_tokens(name):
     model = LanguageModel(vocab_size=5, **SMALL)
     model(torch.tensor([[0, 4]]))
     refuses(lambda: model(tokens), given, remedy)
+
+
+def test_vocabulary():
+    refuses(lambda: LanguageModel(vocab_size=0, **SMALL), "vocab_size 0", "use 1 or more")
 
 
 def state(**settings: Any) -> Memory:
@@ -166,7 +180,8 @@ def test_rows():
     refuses(lambda: memory.reset(numbers), "torch.int64", "one bool for each of the 2 rows")
     refuses(lambda: memory.reorder([0, 2]), "[0, 2]", "use numbers from 0 to 1")
     refuses(lambda: memory.reorder([-1]), "[-1]", "use numbers from 0 to 1")
-    refuses(lambda: memory.reorder([True] * 3), "[0, 1, 2]", "use numbers from 0 to 1")
+    refuses(lambda: memory.reorder([True] * 3), "3 bools for 2 rows", "give one for each")
+    refuses(lambda: memory.reorder([True]), "1 bools for 2 rows", "give one for each")
 
 
 def test_parts_by_themselves():

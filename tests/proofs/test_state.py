@@ -206,6 +206,10 @@ class TestFiles:
         for size in (0, 7, 100, len(whole) - 1):
             path.write_bytes(whole[:size])
             refuses("broken")
+        path.unlink()
+        path.mkdir()
+        refuses("give a file|broken")
+        path.rmdir()
         path.write_text("It was the best of times, it was the worst of times.")
         refuses("broken")
         save_file({"weight": torch.zeros(2)}, path)
