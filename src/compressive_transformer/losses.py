@@ -26,7 +26,7 @@ def attention_reconstruction(
     new: tuple[Tensor, Tensor],
     old_valid_BR: Tensor,
     new_valid_Bn: Tensor,
-    query_weight_BT: Tensor,
+    counts_BT: Tensor,
 ) -> Tensor:
     """Attention-reconstruction loss (Algorithm 2): reading the slots should give what reading the rows gave.
 
@@ -38,10 +38,11 @@ def attention_reconstruction(
         old: keys and values [B, H, R, K] of the rows; constant.
         new: keys and values [B, H, n, K] of their slots, made with constant projections.
         old_valid_BR, new_valid_Bn: bool, which rows and slots hold something.
-        query_weight_BT: bool, the queries that count: others had nothing of this to read.
+        counts_BT: bool, the queries that had something of this to read.
 
     Returns:
-        Scalar: mean over counted queries, heads and features; 0 if no query counts.
+        Scalar: mean over all queries, heads and features, to which queries that do not count give 0. So each
+        query weighs the same, and the loss of a batch is the mean of the losses of its parts.
     """
     q_BHTK = q_BHTK.detach()
     target = _read(q_BHTK, old[0].detach(), old[1].detach(), old_valid_BR)
@@ -49,8 +50,8 @@ def attention_reconstruction(
     error = (
         (target.to(exact) - _read(q_BHTK, new[0], new[1], new_valid_Bn).to(exact)).square().mean(dim=(1, 3))
     )
-    weight = query_weight_BT & old_valid_BR.any(dim=1, keepdim=True)
-    return error.where(weight, 0).sum() / weight.sum().clamp(min=1)
+    counts_BT = counts_BT & old_valid_BR.any(dim=1, keepdim=True)
+    return error.where(counts_BT, 0).sum() / max(counts_BT.numel(), 1)
 
 
 def _read(q_BHTK: Tensor, k_BHRK: Tensor, v_BHRK: Tensor, valid_BR: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class AutoEncoding(nn.Module):
     """Auto-encoding loss: a decoder, with weights of its own, rebuilds the rows from their slots.
 
     The decoder is a transposed convolution with kernel = stride = c and no bias, hence a linear map of each
-    slot to c rows. Mean square over valid rows and features; 0 if there are none.
+    slot to c rows. Mean square over rows and features, to which rows that hold nothing give 0.
     """
 
     def __init__(self, dim: int, rate: int):
@@ -74,4 +75,4 @@ class AutoEncoding(nn.Module):
     def forward(self, rows_BRD: Tensor, slots_BnD: Tensor, valid_BR: Tensor) -> Tensor:
         rebuilt = self.decoder(slots_BnD).reshape(rows_BRD.shape)
         error = (rebuilt - rows_BRD.detach()).square().mean(dim=2)
-        return error.where(valid_BR, 0).sum() / valid_BR.sum().clamp(min=1)
+        return error.where(valid_BR, 0).sum() / max(valid_BR.numel(), 1)

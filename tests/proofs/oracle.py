@@ -257,21 +257,25 @@ class OracleLayer:
     # Algorithm 2, and the auto-encoding loss.
 
     def reconstruction_errors(self, queries: list[Slot], old: list[Slot], new: list[Slot]) -> list[float]:
-        """Mean square error of each query that stayed in the window, or of each row that is rebuilt."""
+        """Mean square error of each query that stayed in the window, or of each row that is rebuilt; 0 where
+        there is nothing to read or to rebuild."""
         if self.config.compressor not in ("conv", "dilated") or self.config.compression_loss == "none":
             return []
         if self.config.compression_loss == "auto-encoding":
             decoder, errors = self.weights["auto_encoding.decoder.weight"], []
             for i, row in enumerate(old):
                 slot, tap = divmod(i, self.config.compression_rate)
-                if self.present(row):
-                    part = decoder[tap * self.config.dim : (tap + 1) * self.config.dim]
-                    errors.append(mean_square(part @ new[slot].vector - row.vector))
+                part = decoder[tap * self.config.dim : (tap + 1) * self.config.dim]
+                error = mean_square(part @ new[slot].vector - row.vector)
+                errors.append(error if self.present(row) else 0.0)
             return errors
-        queries = [slot for slot in queries if self.present(slot)]
-        if not any(self.present(row) for row in old):
-            return []
-        return [mean_square(self.content(q.vector, old) - self.content(q.vector, new)) for q in queries]
+        readable = any(self.present(row) for row in old)
+        return [
+            mean_square(self.content(q.vector, old) - self.content(q.vector, new))
+            if readable and self.present(q)
+            else 0.0
+            for q in queries
+        ]
 
     def content(self, x: Vector, slots: list[Slot]) -> Vector:
         """attn(h, m) = softmax((hQ)(mK)) (mV), by content alone."""

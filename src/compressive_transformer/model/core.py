@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.memory import KeysValues, Memory, drop_stale, empty_layer
+from compressive_transformer.memory import Memory, empty_layer
 from compressive_transformer.model.checks import check_inputs, check_memory, check_resets
 from compressive_transformer.model.config import ModelConfig, check_sizes, configure, each_layer
 from compressive_transformer.nn.attention import RelativeAttention
@@ -129,8 +129,7 @@ class CompressiveTransformer(nn.Module):
         check_memory(self, memory, memory.batch_size)
         with torch.no_grad():
             cache = tuple(
-                KeysValues(*layer.attention.keys_values(layer.slots(m, memory.fill)))
-                for layer, m in zip(self.layers, memory.layers, strict=True)
+                layer.cache(m, memory.fill) for layer, m in zip(self.layers, memory.layers, strict=True)
             )
         return memory._replace(cache=cache)
 
@@ -166,9 +165,8 @@ class CompressiveTransformer(nn.Module):
             document_BT = document_BT + resets.cumsum(dim=1)
         outputs, losses, attention = [], [], _AttentionMeter(memory) if with_attention else None
         for start, stop in _pieces(memory.position, inputs.shape[1], memory.segment):
-            hidden, memory, loss = self._read_piece(
-                inputs[:, start:stop], memory, document_BT[:, start:stop], resets is not None, attention
-            )
+            piece = Piece(document_BT[:, start:stop], memory.position, resets is not None)
+            hidden, memory, loss = self._read_piece(inputs[:, start:stop], memory, piece, attention)
             outputs.append(hidden)
             losses += loss
         features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
@@ -176,44 +174,27 @@ class CompressiveTransformer(nn.Module):
         return Output(self.final_norm(features), memory, total, attention and attention.mean())
 
     def _read_piece(
-        self,
-        hidden: Tensor,
-        memory: Memory,
-        document_BT: Tensor,
-        resets: bool,
-        attention: _AttentionMeter | None,
+        self, hidden: Tensor, memory: Memory, piece: Piece, attention: _AttentionMeter | None
     ) -> tuple[Tensor, Memory, list[Tensor]]:
-        """Reads tokens of one segment; shifts memory if they finish it."""
-        fill, segments = memory.fill, memory.position // memory.segment
-        piece = Piece(document_BT, fill)
-        document_B = document_BT[:, -1]
-        finished = fill + hidden.shape[1] == memory.segment
+        """Reads tokens of one segment; memory shifts if they finish it."""
         layers, caches, losses = [], [], []
         for i, layer in enumerate(self.layers):
-            reading = layer(hidden, memory.layers[i], memory.cache and memory.cache[i], piece)
-            hidden, layer_memory, cache = reading.hidden, reading.memory, reading.keys_values
+            cache = memory.cache[i] if memory.cache else None
+            hidden, layer_memory, cache, loss, weights = layer(
+                hidden, memory.layers[i], cache, piece, self.training
+            )
             if attention is not None:
-                attention.add(i, reading.weights)
-            if resets:
-                layer_memory = drop_stale(layer_memory, document_B)
-            if finished:
-                layer_memory, cache, loss = layer.shift(
-                    reading._replace(memory=layer_memory),
-                    document_B,
-                    segments,
-                    with_loss=self.training,
-                    with_cache=memory.cache is not None,
-                )
-                losses.append(loss)
+                attention.add(i, weights)
             layers.append(layer_memory)
             caches.append(cache)
+            losses.append(loss)
         memory = Memory(
             tuple(layers),
-            document_B,
-            memory.position + piece.document_BT.shape[1],
+            piece.last_document,
+            memory.position + piece.length,
             tuple(caches) if memory.cache else None,
         )
-        return hidden, memory, [torch.stack(losses)] if losses else []
+        return hidden, memory, [torch.stack(losses)] if losses[0] is not None else []
 
 
 class _AttentionMeter:

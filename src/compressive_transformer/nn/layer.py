@@ -17,6 +17,7 @@ from compressive_transformer.memory import (
     KeysValues,
     LayerMemory,
     append,
+    drop_stale,
     held_rows,
 )
 from compressive_transformer.nn.attention import Places, RelativeAttention, places
@@ -47,21 +48,44 @@ class Piece(NamedTuple):
 
     document_BT: Tensor
     """int64, the document of each token."""
-    fill: int
-    """Tokens of this segment that were read before."""
+    position: int
+    """Tokens read before these."""
+    resets: bool
+    """Whether a document may begin among these."""
+
+    @property
+    def last_document(self) -> Tensor:
+        """int64 [B], the document that each row is in at the end."""
+        return self.document_BT[:, -1]
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.document_BT.shape[1]
 
 
-class Reading(NamedTuple):
+class Step(NamedTuple):
     """What a layer gives for one piece."""
 
     hidden: Tensor
     """[B, T, D] its output."""
     memory: LayerMemory
-    """Its memory with the piece in the window (not shifted yet)."""
-    keys_values: KeysValues
-    """Of all slots filled so far."""
+    """Its memory after the piece, shifted if that filled the window."""
+    cache: KeysValues | None
+    """Keys and values of the filled slots of that memory, if they are kept."""
+    loss: Tensor | None
+    """Scalar auxiliary loss, if the piece filled the window."""
     weights: Tensor
     """[B, H, T, S] attention weights."""
+
+
+class Reading(NamedTuple):
+    """What a layer knows after attending, before its memory shifts."""
+
+    memory: LayerMemory
+    """With the piece in the window, and no slot of an earlier document."""
+    keys_values: KeysValues
+    """Of all slots filled so far."""
     queries: Tensor
     """[B, H, T, K] scaled queries without biases."""
 
@@ -107,27 +131,49 @@ class CompressiveLayer(nn.Module):
         """Compression rate c; 1 where nothing is compressed."""
         return self.compressor.rate if self.compressor else 1
 
-    def forward(self, hidden: Tensor, memory: LayerMemory, cache: KeysValues | None, piece: Piece) -> Reading:
-        """Reads T tokens, the last T rows of the window that it returns."""
+    def forward(
+        self, hidden: Tensor, memory: LayerMemory, cache: KeysValues | None, piece: Piece, with_loss: bool
+    ) -> Step:
+        """Reads T tokens of one segment, and shifts the memory if they finish it.
+
+        All that a layer does for a piece is in this one call, so that it can be sharded, compiled or computed
+        again as a whole.
+
+        Args:
+            hidden: [B, T, D].
+            memory: of this layer.
+            cache: keys and values of its filled slots, or None; if given, they are moved along.
+            piece: documents and place of the tokens.
+            with_loss: whether to compute the auxiliary loss.
+        """
+        N = memory.sizes[2]
+        fill, segments = piece.position % N, piece.position // N
         x_BTD = self.attention_norm(hidden) if self.pre_norm else hidden
-        start = sum(memory.sizes[:2]) + piece.fill
-        memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, piece.fill)
-        visible_BTS = self._visible(memory, piece, start)
-        keys, values = self._keys_values(x_BTD, memory, cache, piece.fill)
-        at = self._places(memory, piece, x_BTD)
+        memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, fill)
+        visible_BTS = self._visible(memory, piece, fill)
+        keys, values = self._keys_values(x_BTD, memory, cache, fill)
         queries = self.attention.queries(x_BTD)
+        at = self._places(memory, fill, x_BTD)
         attended, weights = self.attention(queries, keys, values, at, visible_BTS)
         if memory.usage is not None:
             memory = memory._replace(usage=self._count_usage(memory, weights, visible_BTS))
-        return Reading(self._finish(hidden, attended), memory, KeysValues(keys, values), weights, queries)
+        if piece.resets:
+            memory = drop_stale(memory, piece.last_document)
+        loss, kept = None, None if cache is None else KeysValues(keys, values)
+        if fill + piece.length == N:
+            reading = Reading(memory, KeysValues(keys, values), queries)
+            memory, kept, loss = self._shift(
+                reading, piece.last_document, segments, with_loss=with_loss, with_cache=cache is not None
+            )
+        return Step(self._finish(hidden, attended), memory, kept, loss, weights)
 
-    def shift(
+    def _shift(
         self, reading: Reading, document_B: Tensor, segments: int, *, with_loss: bool, with_cache: bool
     ) -> tuple[LayerMemory, KeysValues | None, Tensor]:
         """Moves a full window into the recent memory and compresses what falls out of it.
 
         Args:
-            reading: of the piece that filled the window; its memory holds no slot of an earlier document.
+            reading: of the piece that filled the window.
             document_B: the document that each row is in at the end of the segment.
             segments: number of this segment, from 0.
             with_loss: whether to compute the auxiliary loss.
@@ -181,9 +227,10 @@ class CompressiveLayer(nn.Module):
         hidden = hidden + self.dropout(self.feed_forward(y))
         return hidden if self.pre_norm else self.feed_forward_norm(hidden)
 
-    def _visible(self, memory: LayerMemory, piece: Piece, start: int) -> Tensor:
+    def _visible(self, memory: LayerMemory, piece: Piece, fill: int) -> Tensor:
         """bool [B, T, S]: a query sees the slots of its own document that are not after it."""
-        stop = start + piece.document_BT.shape[1]
+        start = sum(memory.sizes[:2]) + fill
+        stop = start + piece.length
         key, query = memory.document[:, None, :stop], piece.document_BT[:, :, None]
         visible = key == query
         if not self.mask_empty:
@@ -194,10 +241,10 @@ class CompressiveLayer(nn.Module):
     def _valid(self, document: Tensor) -> Tensor:
         return document != EMPTY if self.mask_empty else torch.ones_like(document, dtype=torch.bool)
 
-    def _places(self, memory: LayerMemory, piece: Piece, x_BTD: Tensor) -> Places:
+    def _places(self, memory: LayerMemory, fill: int, x_BTD: Tensor) -> Places:
         dtype = torch.promote_types(memory.window.dtype, torch.float32)
         return places(
-            self.attention.scheme, memory.sizes, piece.fill, x_BTD.shape[1], self.rate, x_BTD.device, dtype
+            self.attention.scheme, memory.sizes, fill, x_BTD.shape[1], self.rate, x_BTD.device, dtype
         )
 
     def _keys_values(self, x_BTD: Tensor, memory: LayerMemory, cache: KeysValues | None, fill: int):
@@ -205,6 +252,10 @@ class CompressiveLayer(nn.Module):
             new = self.attention.keys_values(x_BTD)
             return (torch.cat([a, b], dim=2) for a, b in zip(cache, new, strict=True))
         return self.attention.keys_values(torch.cat([self.slots(memory, fill), x_BTD], dim=1))
+
+    def cache(self, memory: LayerMemory, fill: int) -> KeysValues:
+        """Keys and values of the filled slots."""
+        return KeysValues(*self.attention.keys_values(self.slots(memory, fill)))
 
     def slots(self, memory: LayerMemory, fill: int) -> Tensor:
         """[B, C + M + fill, D] the filled slots, zero where empty, whatever stands there."""
@@ -249,14 +300,14 @@ class CompressiveLayer(nn.Module):
                 queries = self.attention.queries(reading.memory.window.where(counts[..., None], 0))
         target = [x[:, :, C + first : C + last] for x in reading.keys_values]
         # Rows that leave straight from the window (M < N) can't be read by the queries that stood there too.
-        late = torch.arange(N, device=counts.device) >= last - M
+        late = max(last - M, 0)
         return attention_reconstruction(
-            queries,
+            queries[:, :, late:],
             (target[0], target[1]),
             self.attention.constant_keys_values(new),
             valid,
             self._valid(new_document),
-            counts & late,
+            counts[:, late:],
         )
 
     def _shift_cache(self, cache: KeysValues, new: Tensor, C: int, start: int, gap: int) -> KeysValues:
