@@ -26,7 +26,7 @@ def save(path: Path, **settings: Any) -> Path:
     path.mkdir()
     model = tiny_model(**settings)
     save_config(path, model, ByteTokenizer(), TRAINING)
-    save_weights(path, model)
+    save_weights(path, model.state_dict())
     return path
 
 
@@ -43,7 +43,7 @@ def test_what_is_saved_is_read(tmp_path: Path, shape: dict[str, Any]):
 
 def test_saving_again_replaces(saved: Path):
     model = tiny_model(seed=1)
-    save_weights(saved, model)
+    save_weights(saved, model.state_dict())
     assert load_run(saved).model.head.weight.equal(model.head.weight)
     assert sorted(path.name for path in saved.iterdir()) == [CONFIG, WEIGHTS]
 

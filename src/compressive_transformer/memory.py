@@ -21,7 +21,8 @@ K head width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.storage import read_header
 
 EMPTY = -1
 """Document number of a slot that holds nothing."""
@@ -146,17 +148,54 @@ class Memory(NamedTuple):
         tensors = [x for layer in self.layers for x in layer if x is not None] + [self.document]
         return sum(x.numel() * x.element_size() for x in tensors)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, without the cache; ``from_tensors`` undoes it."""
+        tensors = {"document": self.document}
+        for i, layer in enumerate(self.layers):
+            tensors |= {f"layers.{i}.{name}": x for name, x in layer._asdict().items() if x is not None}
+        return {name: x.detach().contiguous() for name, x in tensors.items()}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor], position: int) -> Memory:
+        """The state of these tensors, with the clock at ``position``.
+
+        Raises:
+            UsageError: a tensor is missing or does not fit the others.
+        """
+        layers = []
+        try:
+            while f"layers.{len(layers)}.document" in tensors:
+                tiers = [tensors[f"layers.{len(layers)}.{name}"] for name in LayerMemory._fields[:4]]
+                layers.append(LayerMemory._make([*tiers, tensors.get(f"layers.{len(layers)}.usage")]))
+            memory = Memory(tuple(layers), tensors["document"], position)
+        except KeyError as error:
+            raise UsageError(f"the memory is broken: it has no {error}; save it again") from None
+        if not memory._is_sound():
+            raise UsageError("the memory is broken: its tensors do not fit each other; save it again")
+        return memory
+
+    def _is_sound(self) -> bool:
+        """Whether shapes and types are such as a model makes them."""
+        B, N = self.document.numel(), self.layers[0].window.shape[1] if self.layers else 0
+        if not N or self.position < 0 or self.document.shape != (B,):
+            return False
+        if any(x.dtype != torch.int64 for x in (self.document, *(m.document for m in self.layers))):
+            return False
+        width, dtype = self.layers[0].window.shape[2:], self.layers[0].window.dtype
+        return dtype.is_floating_point and all(
+            all(x.ndim == 3 and x.shape[::2] == (B, *width) and x.dtype == dtype for x in m[:3])
+            and m.window.shape[1] == N
+            and m.document.shape == (B, sum(m.sizes))
+            and (m.usage is None or m.usage.shape == (B, sum(m.sizes[1:]), 2))
+            for m in self.layers
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes the state as one safetensors file (without the cache)."""
         from safetensors.torch import save_file
 
-        tensors = {"document": self.document.contiguous()}
-        for i, layer in enumerate(self.layers):
-            for name, x in layer._asdict().items():
-                if x is not None:
-                    tensors[f"layers.{i}.{name}"] = x.detach().contiguous()
-        header = {"format": FORMAT, "position": str(self.position), "num_layers": str(len(self.layers))}
-        save_file(tensors, str(path), metadata={"memory": json.dumps(header)})
+        header = {"format": FORMAT, "position": str(self.position)}
+        save_file(self.tensors(), str(path), metadata={"memory": json.dumps(header)})
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "cpu") -> Memory:
@@ -165,23 +204,24 @@ class Memory(NamedTuple):
         Raises:
             UsageError: the file is missing, broken, or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
+        path = Path(path)
+        if not os.path.isfile(path):
+            raise UsageError(f"{path} does not exist; give a file that Memory.save wrote")
         try:
-            with safe_open(str(path), framework="pt", device=str(device)) as file:
-                header = json.loads((file.metadata() or {}).get("memory", "{}"))
-                if header.get("format") != FORMAT:
-                    raise UsageError(f"{path} is not a saved memory; give a file that Memory.save wrote")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            layers = []
-            for i in range(int(header["num_layers"])):
-                tiers = (tensors[f"layers.{i}.{name}"] for name in LayerMemory._fields[:4])
-                layers.append(LayerMemory._make([*tiers, tensors.get(f"layers.{i}.usage")]))
-            return Memory(tuple(layers), tensors["document"], int(header["position"]))
-        except (FileNotFoundError, IsADirectoryError):
-            raise UsageError(f"{path} does not exist; give a file that Memory.save wrote") from None
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            header = json.loads((read_header(path).get("__metadata__") or {}).get("memory", "{}"))
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise UsageError(f"{path} is not a saved memory; give a file that Memory.save wrote")
+            tensors = load_file(path, device=str(device))
+            position = int(header["position"])
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
+        try:
+            return Memory.from_tensors(tensors, position)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Memory:
         layers = tuple(LayerMemory._make(None if x is None else function(x) for x in m) for m in self.layers)

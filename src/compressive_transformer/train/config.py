@@ -45,6 +45,27 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """When a run is saved, and which checkpoints stay. The one with the best score always stays."""
+
+    minutes: float = 5.0
+    """Save at least this often."""
+    steps: int | None = None
+    """Save at every multiple of this step too."""
+    keep_latest: int = 2
+    """Keep so many of the newest checkpoints."""
+    keep_every: int | None = None
+    """Save at every multiple of this step, and keep these for good."""
+
+    def __post_init__(self):
+        if not self.minutes > 0:
+            raise UsageError(f"save.minutes {self.minutes} is not allowed; use more than 0")
+        for name in ("steps", "keep_latest", "keep_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"save.{name} {value} is not allowed; use 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole training run. Give one budget: minutes, steps or tokens."""
 
@@ -77,6 +98,16 @@ class TrainConfig:
     """bfloat16 for matrix products where the processor is fast at it."""
     device: Device = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What processes started by torchrun share out: ddp the lanes only; fsdp weights and optimiser too."""
+    recompute: bool = False
+    """Activation checkpointing: keep no activations within layers, compute them again for the gradient."""
+    max_skipped: int = 5
+    """Updates in a row that may be skipped, because a loss or gradient is no number, before the run stops."""
+    validate_minutes: float = 15.0
+    """Score an excerpt of the validation text at least this often, besides four times in a run."""
+    save: SaveConfig = field(default_factory=SaveConfig)
+    """When the run is saved, and which checkpoints stay."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The shape of the model."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -89,7 +120,9 @@ class TrainConfig:
         for name, value in given.items():
             if not value > 0:
                 raise UsageError(f"{name} {value} is not allowed; use more than 0")
-        for name in ("lanes", "unroll"):
+        if not self.validate_minutes > 0:
+            raise UsageError(f"validate_minutes {self.validate_minutes} is not allowed; use more than 0")
+        for name in ("lanes", "unroll", "max_skipped"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 1 or more")
         if self.model.faithful and self.reset_documents:

@@ -1,6 +1,6 @@
 """The training loop: lanes in, memory carried from step to step, weights out.
 
-Shape legend: B lanes, T tokens of a step.
+Shape legend: B lanes, T tokens of a step, L layers.
 """
 
 from __future__ import annotations
@@ -8,18 +8,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from compressive_transformer.data import Lanes
-from compressive_transformer.errors import UsageError
+from compressive_transformer.data import Batch, Lanes
+from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.losses import next_token_loss
-from compressive_transformer.model import LanguageModel
+from compressive_transformer.memory import EMPTY, Memory
+from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import autocast
 from compressive_transformer.train.config import TrainConfig
-from compressive_transformer.train.optimizer import Optimizer, learning_rate_factor
+from compressive_transformer.train.faults import DataLost, Signals, Spikes
+from compressive_transformer.train.optimizer import Optimizer, is_sharded, learning_rate_factor
+from compressive_transformer.train.parallel import World, gradients_stay, parallelize
 
 LOG_EVERY = 10
 """Steps between records of the loss."""
@@ -32,10 +37,11 @@ class Progress:
     step: int
     tokens: int
     seconds: float
+    """Spent on training, in all sessions of the run together."""
     done: float
     """Part of the budget that is spent, 0 to 1."""
     bits_per_token: float
-    """Mean training loss since the last record."""
+    """Mean training loss since the last record, over steps whose loss is a number."""
     compression_losses: tuple[float, ...]
     """Auxiliary loss of each layer, mean since the last record."""
     learning_rate: float
@@ -43,29 +49,44 @@ class Progress:
     """Of the model, before clipping."""
     compression_gradient_norm: float
     """Of compressors and decoders, before clipping."""
+    memory_norms: dict[str, float]
+    """Root mean square of what the filled slots of a tier hold: ``recent``, ``compressed``."""
     tokens_per_second: float
 
 
 @dataclass
-class _Sums:
-    """What is added up between two records, kept on the device so that nothing waits for it."""
+class Sums:
+    """What is added up between two records."""
 
+    compression: Tensor
+    """[L], on the device."""
     steps: int = 0
-    loss: Tensor | float = 0.0
-    compression: Tensor | float = 0.0
-    since: float = field(default_factory=time.monotonic)
+    loss: float = 0.0
+
+
+class Told(NamedTuple):
+    """What all processes know after a step."""
+
+    done: float
+    signal: int
+    save: bool
+    validate: bool
+    loss: float
 
 
 class Trainer:
     """Trains a model on lanes until the budget is spent.
 
     Args:
-        model: on its device.
-        lanes: batches of ``unroll`` segments.
-        config: budget, optimiser and precision.
-        on_record: is given a ``Progress`` every few steps.
-        checkpoints: fractions of the budget at which ``on_checkpoint`` is called.
-        on_checkpoint: validates, saves.
+        model: on its device, with equal weights in all processes.
+        lanes: batches of ``unroll`` segments, of the lanes that this process reads.
+        config: budget, optimiser, precision.
+        world: the processes that train together.
+        signals: asked after each step whether to stop.
+        on_record: is given a ``Progress`` every few steps, in the first process.
+        on_event: is given what happened (``spike``, ``skipped``) and its facts, in the first process.
+        validate_at: fractions of the budget after which ``on_pause`` is asked to validate.
+        on_pause: is given the trainer and whether to validate; it saves. Called in all processes at once.
     """
 
     def __init__(
@@ -74,29 +95,43 @@ class Trainer:
         lanes: Lanes,
         config: TrainConfig,
         *,
+        world: World | None = None,
+        signals: Signals | None = None,
         on_record: Callable[[Progress], None] = lambda progress: None,
-        checkpoints: tuple[float, ...] = (),
-        on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
+        on_event: Callable[..., None] = lambda event, **facts: None,
+        validate_at: tuple[float, ...] = (),
+        on_pause: Callable[[Trainer, bool], None] = lambda trainer, validate: None,
     ):
         if config.minutes is config.tokens is config.steps is None:
             raise UsageError("the run has no budget; give one of minutes, steps, tokens")
         self.model, self.lanes, self.config = model, lanes, config
+        self.world = world or World(device=next(model.parameters()).device)
+        self.signals = signals or Signals()
+        self.memory = model.init_memory(len(lanes.rows))
+        self.call = parallelize(model, self.world, config.parallel, recompute=config.recompute)
         self.optimizer = Optimizer(model, config.optimizer)
-        self.device = next(model.parameters()).device
-        self.memory = model.init_memory(lanes.num_lanes)
-        self.on_record, self.on_checkpoint = on_record, on_checkpoint
-        self.checkpoints = list(checkpoints)
-        self.step = 0
-        self.gradient_norm: Tensor | float = 0.0
-        self.compression_gradient_norm: Tensor | float = 0.0
-        self._waiting = 0
-        self._started = time.monotonic()
-        self._sums = _Sums()
+        self.on_record, self.on_event, self.on_pause = on_record, on_event, on_pause
+        self.validate_at = list(validate_at)
+        self.step = self.tokens = self.updates = 0
+        self.waiting = 0
+        """Steps since the last update."""
+        self.skipped = 0
+        """Updates in a row that were skipped."""
+        self.norms = (0.0, 0.0)
+        self.spikes = Spikes()
+        self.seconds_before = 0.0
+        """Spent on training before this process began."""
+        self._suspects: dict[str, None] = {}
+        self._spoiled = False
+        self.sums = self._no_sums()
+        self._started = self._saved = self._validated = self._since = time.monotonic()
+        self._recorded, self._recorded_tokens = 0, 0
+        """Step of the last record, and tokens from which the speed is counted."""
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time since training began."""
-        return time.monotonic() - self._started
+        """Wall-clock time spent on training."""
+        return self.seconds_before + time.monotonic() - self._started
 
     @property
     def done(self) -> float:
@@ -105,81 +140,214 @@ class Trainer:
         if c.minutes is not None:
             return self.seconds / 60 / c.minutes
         if c.tokens is not None:
-            return self.lanes.tokens_read / c.tokens
+            return self.tokens / c.tokens
         assert c.steps is not None
         return self.step / c.steps
 
-    def run(self) -> None:
-        """Trains to the end of the budget. Stopped at any step, the model is as good as its last update."""
-        self._started = time.monotonic()
-        self._sums = _Sums()
-        while (done := self.done) < 1:
-            self.model.train()
-            self.train_step(done)
-            if self.step % LOG_EVERY == 0:
-                self._record()
-            if self.checkpoints and self.done >= self.checkpoints[0]:
-                while self.checkpoints and self.done >= self.checkpoints[0]:
-                    self.checkpoints.pop(0)
-                self._pause()
-        if self._waiting:
-            self._update(1.0)
-        if self._sums.steps:
-            self._record()
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all weights."""
+        return is_sharded(next(self.model.parameters()))
 
-    def train_step(self, done: float) -> None:
-        """Reads one batch, carries the memory on, and updates the weights if an update is due."""
-        batch = next(self.lanes)
-        inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
-        resets = None if batch.resets is None else batch.resets.to(self.device)
-        with autocast(self.device, self.config.precision):
-            output = self.model(inputs, self.memory, resets)
-            loss = next_token_loss(output.logits, targets)
-        period = self._update_period()
-        ((loss + output.compression_loss) / period).backward()
-        self.memory = output.memory.detach()
+    def run(self) -> None:
+        """Trains to the end of the budget, from wherever the trainer stands.
+
+        Raises:
+            Stopped: a signal came; the step at hand was finished and ``on_pause`` called.
+            DataLost: the text can't be read any more; the trainer stands where it was before the step.
+            UsageError: loss or gradients are no numbers, too many times in a row.
+        """
+        self._started = self._saved = self._validated = self._since = time.monotonic()
+        self._recorded_tokens = self.tokens
+        if not self.sums.steps:
+            self._recorded = self.step
+        self.validate_at = [part for part in self.validate_at if part > self.done]
+        told = self._agree(math.nan)
+        while told.done < 1 and not told.signal:
+            self.model.train()
+            told = self._agree(self.train_step(told.done))
+            self._watch(told)
+            if self.step % LOG_EVERY == 0:
+                self._record(told.done)
+            if (told.save or told.validate) and told.done < 1 and not told.signal:
+                self._pause(told.validate)
+        if told.signal and told.done < 1:
+            self._pause(False)
+            raise Stopped(f"stopped at step {self.step}")
+        if self.waiting:
+            self._finish_period()
+        if self.step > self._recorded:
+            self._record(told.done)
+        self._pause(False)
+
+    def train_step(self, done: float) -> float:
+        """Reads one batch, carries the memory on, and updates the weights if an update is due.
+
+        Returns:
+            The loss of this process's lanes, in nats per token.
+        """
+        try:
+            batch = next(self.lanes)
+        except UsageError as error:
+            raise DataLost(str(error)) from None
+        due = (self.step + 1 - self.config.optimizer.update_period_from) % self._update_period() == 0
+        with gradients_stay(self.call, stay=not due):
+            output, loss = self._read(batch)
+            ((loss + output.compression_loss) / self._update_period()).backward()
+        # The one place in a step where the host waits for the device.
+        main, auxiliary = torch.stack([loss.detach(), output.compression_loss.detach()]).tolist()
+        self.memory = self._carry(output, batch, main + auxiliary)
         self.step += 1
-        self._waiting += 1
-        if (self.step - self.config.optimizer.update_period_from) % period == 0:
+        self.tokens += self.lanes.num_lanes * self.lanes.length
+        self.waiting += 1
+        if math.isfinite(main):
+            self.sums.steps += 1
+            self.sums.loss += main
+            self.sums.compression += output.compression_losses.detach()
+        if due:
             self._update(done)
-        self._sums.steps += 1
-        self._sums.loss += loss.detach()
-        self._sums.compression += output.compression_losses.detach()
+        return main
+
+    def _read(self, batch: Batch) -> tuple[Output, Tensor]:
+        device = self.world.device
+        inputs, targets = batch.inputs.to(device), batch.targets.to(device)
+        resets = None if batch.resets is None else batch.resets.to(device)
+        with autocast(device, self.config.precision):
+            output = self.call(inputs, self.memory, resets)
+            return output, next_token_loss(output.logits, targets)
+
+    def _carry(self, output: Output, batch: Batch, loss: float) -> Memory:
+        """The memory for the next step. What gave no number is not remembered: the batch leaves a gap."""
+        if math.isfinite(loss):
+            return output.memory.detach()
+        self._spoiled = True
+        rows = (~output.logits.detach().isfinite()).flatten(1).any(dim=1).nonzero()[:, 0].tolist()
+        self._suspects |= dict.fromkeys(self.lanes.documents(rows or None))
+        return self.memory if batch.resets is None else self.memory.reset(batch.resets.any(dim=1))
 
     def _update(self, done: float) -> None:
-        """Applies the gradients that wait: of a whole update period, or of what the budget left of one."""
+        """Applies the gradients that wait, if they are numbers."""
         self.optimizer.set_factor(learning_rate_factor(done, self.step - 1, self.config.optimizer))
-        self.gradient_norm, self.compression_gradient_norm = self.optimizer.update()
-        self._waiting = 0
+        main, compression = self.optimizer.clip()
+        self.norms = (float(main), float(compression))
+        spoiled = self._spoiled or not all(map(math.isfinite, self.norms))
+        if bool(self.world.gather([spoiled]).any()):
+            self._skip()
+        else:
+            self.optimizer.step()
+            self.updates += 1
+            self.skipped = 0
+        self.optimizer.clear()
+        self.waiting, self._spoiled = 0, False
+        self._suspects.clear()
+
+    def _skip(self) -> None:
+        """Tells of an update that is not made, and gives up after too many in a row."""
+        self.skipped += 1
+        documents = self._documents(list(self._suspects))
+        reason = f"the {'loss' if documents else 'gradient'} is no number"
+        documents = documents or self._documents(self.lanes.documents())
+        if self.world.first:
+            self.on_event("skipped", step=self.step, reason=reason, documents=documents)
+        if self.skipped >= self.config.max_skipped:
+            raise UsageError(
+                f"{reason} at step {self.step}, and {self.skipped} updates in a row were skipped for that; "
+                "resume from the last checkpoint with a lower --optimizer.lr and --optimizer.muon-lr"
+            )
+
+    def _finish_period(self) -> None:
+        """Updates by what the budget left of an update period."""
+        if self.world.size > 1 and not self.is_sharded:  # DDP has not added these up yet
+            for p in self.model.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= self.world.size
+        self._update(1.0)
 
     def _update_period(self) -> int:
         o = self.config.optimizer
         return o.update_period if self.step >= o.update_period_from else 1
 
-    def _record(self) -> None:
-        sums, now = self._sums, time.monotonic()
-        steps, bits = sums.steps, float(sums.loss) / sums.steps / math.log(2)
-        tokens = steps * self.lanes.num_lanes * self.lanes.length
-        self.on_record(
-            Progress(
-                step=self.step,
-                tokens=self.lanes.tokens_read,
-                seconds=self.seconds,
-                done=min(self.done, 1.0),
-                bits_per_token=bits,
-                compression_losses=tuple((torch.as_tensor(sums.compression) / steps).tolist()),
-                learning_rate=self.optimizer.parts[0].param_groups[0]["lr"],
-                gradient_norm=float(self.gradient_norm),
-                compression_gradient_norm=float(self.compression_gradient_norm),
-                tokens_per_second=tokens / max(now - sums.since, 1e-9),
-            )
-        )
-        if not math.isfinite(bits):
-            raise UsageError(f"the loss is {bits} at step {self.step}; use a lower learning rate")
-        self._sums = _Sums()
+    def _agree(self, loss: float) -> Told:
+        """Decisions are those of the first process's clock, and signals those that any process got."""
+        now, save, c = time.monotonic(), self.config.save, self.config
+        due = any(self.step % n == 0 for n in (save.steps, save.keep_every) if n)
+        validate = any(self.done >= part for part in self.validate_at)
+        validate = validate or now - self._validated >= 60 * c.validate_minutes
+        own = [
+            self.done,
+            self.signals.received,
+            due or now - self._saved >= 60 * save.minutes,
+            validate,
+            loss,
+        ]
+        rows = self.world.gather(own)
+        done, _, save_now, validate_now, _ = rows[0].tolist()
+        return Told(done, int(rows[:, 1].max()), bool(save_now), bool(validate_now), float(rows[:, 4].mean()))
 
-    def _pause(self) -> None:
-        """Lets ``on_checkpoint`` work, without counting its time into the speed."""
+    def _watch(self, told: Told) -> None:
+        """Tells of a loss that leaps."""
+        expected = self.spikes.mean
+        if self.spikes.add(told.loss):
+            documents = self._documents(self.lanes.documents())
+            if self.world.first:
+                bits = {"bits_per_token": told.loss / math.log(2), "expected": expected / math.log(2)}
+                self.on_event("spike", step=self.step, **bits, documents=documents)
+
+    def _documents(self, names: list[str]) -> list[str]:
+        """The names that all processes give, each once."""
+        told = "\n".join(filter(None, self.world.texts("\n".join(names))))
+        return list(dict.fromkeys(told.split("\n"))) if told else []
+
+    def _record(self, done: float) -> None:
+        sums, now = self.sums, time.monotonic()
+        own = [sums.steps, sums.loss, *sums.compression.tolist()]
+        steps, loss, *compression = self.world.gather(own).mean(dim=0).tolist()
+        progress = Progress(
+            step=self.step,
+            tokens=self.tokens,
+            seconds=self.seconds,
+            done=min(done, 1.0),
+            bits_per_token=loss / steps / math.log(2) if steps else math.nan,
+            compression_losses=tuple(x / max(steps, 1) for x in compression),
+            learning_rate=self.optimizer.parts[0].param_groups[0]["lr"],
+            gradient_norm=self.norms[0],
+            compression_gradient_norm=self.norms[1],
+            memory_norms=self._memory_norms(),
+            tokens_per_second=(self.tokens - self._recorded_tokens) / max(now - self._since, 1e-9),
+        )
+        if self.world.first:
+            self.on_record(progress)
+        self.sums, self._since = self._no_sums(), now
+        self._recorded, self._recorded_tokens = self.step, self.tokens
+
+    def _memory_norms(self) -> dict[str, float]:
+        """Root mean square over the filled slots of each tier of all layers."""
+        found = {}
+        for tier in ("recent", "compressed"):
+            squares = count = 0.0
+            for m in self.memory.layers:
+                C, M, _ = m.sizes
+                slots = m.document[:, :C] if tier == "compressed" else m.document[:, C : C + M]
+                filled, x = slots != EMPTY, getattr(m, tier)
+                squares += float(x.square().sum(dim=2).where(filled, 0).sum())
+                count += float(filled.sum()) * x.shape[2]
+            squares, count = self.world.gather([squares, count]).sum(dim=0).tolist()
+            if count:
+                found[tier] = math.sqrt(squares / count)
+        return found
+
+    def _pause(self, validate: bool) -> None:
+        """Lets ``on_pause`` work, without counting its time into the speed."""
         before = time.monotonic()
-        self.on_checkpoint(self)
-        self._sums.since += time.monotonic() - before
+        self.validate_at = [part for part in self.validate_at if part > self.done]
+        self.on_pause(self, validate)
+        now = time.monotonic()
+        self._since += now - before
+        self._saved = now
+        if validate:
+            self._validated = now
+
+    def _no_sums(self) -> Sums:
+        layers = len(self.memory.layers)
+        return Sums(compression=torch.zeros(layers, dtype=torch.float64, device=self.world.device))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.train.config import OptimizerConfig
@@ -32,7 +33,9 @@ class Optimizer:
             torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
         ]
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0))
+            muon = ShardedMuon if is_sharded(matrices[0]) else torch.optim.Muon
+            self.parts.append(muon(matrices, lr=config.muon_lr, weight_decay=0.0))
+        self.names = {p: name for name, p in model.named_parameters()}
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_factor(self, factor: float) -> None:
@@ -41,16 +44,83 @@ class Optimizer:
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
 
-    def update(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clips, steps, clears. Returns the gradient norms of model and compressors, before clipping."""
-        norms = tuple(
+    def clip(self) -> tuple[Tensor, Tensor]:
+        """Clips the gradients. Returns the norms of model and compressors before."""
+        norms = (
             nn.utils.clip_grad_norm_(parameters, self.config.clip)
             for parameters in (self.main, self.compression)
         )
+        main, compression = (whole(x) for x in norms)
+        return main, compression
+
+    def step(self) -> None:
+        """Updates the weights by their gradients."""
         for part in self.parts:
             part.step()
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
-        return norms[0], norms[1]
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments and counts by name; empty before the first step."""
+        return {
+            f"{self.names[p]}.{key}": value
+            for part in self.parts
+            for p, values in part.state.items()
+            for key, value in values.items()
+        }
+
+    def allocate(self) -> dict[str, Tensor]:
+        """Makes room for a state that is then read into ``state()``, by a step that changes nothing."""
+        self.set_factor(0.0)
+        for p in self.names:
+            p.grad = torch.zeros_like(p)
+        self.step()
+        self.clear()
+        return self.state()
+
+
+class ShardedMuon(torch.optim.Muon):
+    """Muon whose matrices are sharded: the momentum too, and each update is gathered to be orthogonalised.
+
+    Left to itself, DTensor would gather between the fifteen products of the iteration, and round otherwise.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Updates one matrix after the other, so that no more than one is whole at a time."""
+        from torch.distributed.tensor import DTensor, Replicate
+
+        for group in self.param_groups:
+            plain = {k: v for k, v in group.items() if k != "params"} | {"momentum": 0.0, "nesterov": False}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"])
+                change = nn.Parameter(torch.zeros(p.shape, dtype=p.dtype, device=p.device))
+                change.grad = whole(update)
+                torch.optim.Muon([change], **plain).step()
+                shared = DTensor.from_local(change.detach(), p.device_mesh, [Replicate()])
+                p.add_(shared.redistribute(placements=p.placements))
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether it is a DTensor, whose module takes long to import where nothing is sharded."""
+    return hasattr(x, "full_tensor")
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor, gathered if it is sharded; then all processes must call this."""
+    return cast("Any", x).full_tensor() if is_sharded(x) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return cast("Any", x).to_local() if is_sharded(x) else x
 
 
 def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

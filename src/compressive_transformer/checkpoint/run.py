@@ -1,9 +1,10 @@
-"""Run folders: ``config.json`` says what the model is, ``model.safetensors`` holds its weights."""
+"""What a run is (``config.json``) and its newest weights (``model.safetensors``)."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compressive_transformer.checkpoint.store import MANIFEST, STATE, verify
+from compressive_transformer.checkpoint.tensors import load_tensors
 from compressive_transformer.data import Tokenizer, get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, ModelConfig
+from compressive_transformer.storage import read_header, write_json, write_whole
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -41,35 +45,33 @@ def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training
         "tokenizer": tokenizer.name,
         "training": training,
     }
-    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(path / CONFIG, config)
 
 
-def save_weights(path: Path, model: LanguageModel) -> None:
-    """Writes ``model.safetensors`` of a run: beside first, then in place, so that it is never half there."""
-    beside = path / f".{WEIGHTS}.partial"
-    beside.touch()
-    mode = beside.stat().st_mode  # that of any new file, where safetensors lets the owner alone read
-    save_file({name: x.contiguous() for name, x in model.state_dict().items()}, beside)
-    beside.chmod(mode)
-    os.replace(beside, path / WEIGHTS)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole text file, or leaves the old one."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes ``model.safetensors`` of a run, from the state dict of a model."""
+    whole = {name: x.contiguous() for name, x in weights.items()}
+    write_whole(path / WEIGHTS, lambda beside: save_file(whole, beside))
 
 
 def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
-    """Reads a run folder; the model is in evaluation mode.
+    """Reads a run folder, or one of the checkpoints in its ``state/``; the model is in evaluation mode.
 
     Raises:
         UsageError: it is not a run folder, or a file of it is missing, broken or of another model.
     """
-    path = Path(path)
+    path = given = Path(path)
+    if os.path.isfile(path / MANIFEST) and path.parent.name == STATE:
+        path = path.parent.parent
     config = read_config(path)
     model = LanguageModel(model_config(path, config), vocab_size=config["vocab_size"])
+    if given != path:
+        verify(given)
+        load_tensors(given, {f"model.{name}": x for name, x in model.state_dict().items()})
+        tokenizer = get_tokenizer(config["tokenizer"])
+        return Run(
+            path=given, model=model.to(device).eval(), tokenizer=tokenizer, training=config["training"]
+        )
     weights = _load_weights(path / WEIGHTS, device)
     expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     found = {name: tuple(x.shape) for name, x in weights.items()}
@@ -119,11 +121,10 @@ def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
 
 
 def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    if not path.exists():
+        raise UsageError(f"{path} is missing; the run was stopped before its first save, train again")
+    read_header(path)
     try:
         return load_file(path, device=str(device))
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path} is missing; the run was stopped before its first save, train again"
-        ) from None
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} is broken ({error}); restore it or train again") from None

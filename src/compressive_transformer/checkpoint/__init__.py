@@ -1,0 +1,30 @@
+"""Run folders: what a run is and its weights, and under ``state/`` all that exact resume needs."""
+
+from compressive_transformer.checkpoint.run import (
+    CONFIG,
+    WEIGHTS,
+    Run,
+    load_run,
+    model_config,
+    read_config,
+    save_config,
+    save_weights,
+)
+from compressive_transformer.checkpoint.store import STATE, Store
+from compressive_transformer.checkpoint.tensors import load_tensors, save_tensors, tensor_shapes
+
+__all__ = [
+    "CONFIG",
+    "STATE",
+    "WEIGHTS",
+    "Run",
+    "Store",
+    "load_run",
+    "load_tensors",
+    "model_config",
+    "read_config",
+    "save_config",
+    "save_tensors",
+    "save_weights",
+    "tensor_shapes",
+]

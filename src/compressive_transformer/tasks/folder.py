@@ -1,0 +1,73 @@
+"""Run folders: made once, used by one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from compressive_transformer.checkpoint import CONFIG, STATE
+from compressive_transformer.errors import UsageError
+
+
+def make_run_folder(out: str | None, name: str, *, again: bool = False) -> Path:
+    """A new folder; one that holds anything is never written to.
+
+    Args:
+        out: the folder; ``runs/NAME-DATE-TIME`` if not given.
+        name: of the recipe.
+        again: the run died before its first checkpoint and begins anew in the same folder.
+    """
+    try:
+        if not out:
+            return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+        run = Path(out)
+        if not again and run.exists() and (not run.is_dir() or any(run.iterdir())):
+            if (run / CONFIG).exists():
+                what, remedy = "holds a run", f"go on with it by --resume {run}, or choose another --out"
+            else:
+                what, remedy = "exists and is not an empty folder", "choose another --out, or remove it"
+            raise UsageError(f"{run} {what}; nothing was written: {remedy}")
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out or 'runs'} can't be made ({error.strerror}); choose another --out") from None
+    return run
+
+
+def _new_folder(path: Path) -> Path:
+    """The folder, or the first of path-2, path-3, ... that nobody else makes at the same moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        run = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            run.mkdir()
+            return run
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keeps other processes from writing to the run; a process that dies lets go of it.
+
+    Raises:
+        UsageError: another process has it.
+    """
+    try:
+        (run / STATE).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / STATE / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"{run} is being trained by another process; wait for it, stop it, or use another folder"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{run} can't be written to ({error.strerror}); choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,125 @@
+"""Going on with a run: where it was left, and what may be otherwise now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compressive_transformer.checkpoint import Store, read_config
+from compressive_transformer.data import Corpus
+from compressive_transformer.errors import UsageError
+from compressive_transformer.settings import from_plain
+from compressive_transformer.train import TrainConfig, Trainer
+from compressive_transformer.train.parallel import World
+from compressive_transformer.train.state import restore
+
+BATCH = ("lanes", "processes")
+"""Memory belongs to lanes, and lanes to processes."""
+IDENTITY = ("model.", "tokenizer", "text", "seed")
+"""What makes the run what it is; the seed decides the order of the documents."""
+
+
+def saved_config(run: Path) -> TrainConfig:
+    """The settings that a run was made with.
+
+    Raises:
+        UsageError: it is not a run folder, or its config is broken.
+    """
+    return from_plain(TrainConfig, read_config(run)["training"], f"{run}/config.json")
+
+
+def facts(training: Corpus) -> dict[str, Any]:
+    """What tells this text from others."""
+    return {
+        "text": f"{training.num_tokens:,} {training.unit}s in {training.num_documents:,} documents, "
+        f"checksum {training.fingerprint[:16]}"
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A checkpoint to go on from, and how the settings differ from its own."""
+
+    checkpoint: Path
+    facts: dict[str, Any]
+    changed: dict[str, str]
+    """By name, ``old -> new``."""
+    reset_memory: bool = False
+
+    @staticmethod
+    def find(run: Path, config: TrainConfig, training: Corpus, world: World) -> Resumed:
+        """The newest whole checkpoint. The first process looks for it, and the others follow.
+
+        Raises:
+            UsageError: there is none, or config or text are broken.
+        """
+        saved, store = flat(saved_config(run)), Store(run)
+        if world.first:
+            checkpoint, found = store.newest()
+            world.wait()
+        else:
+            world.wait()
+            checkpoint, found = store.trusted()
+        before = saved | {"processes": found.get("processes"), "text": found.get("text")}
+        now = flat(config) | {"processes": world.size} | facts(training)
+        skip = ("out", "data")  # the text tells whether the data are others
+        changed = {
+            name: f"{before.get(name)} -> {now.get(name)}"
+            for name in dict.fromkeys([*before, *now])
+            if name not in skip and before.get(name) != now.get(name)
+        }
+        return Resumed(checkpoint=checkpoint, facts=found, changed=changed)
+
+    def check(self, *, reset_memory: bool, accept_changes: bool) -> Resumed:
+        """The same, knowing whether memory begins empty.
+
+        Raises:
+            UsageError: something changed that was not allowed to.
+        """
+        identity = [name for name in self.changed if name.startswith(IDENTITY)]
+        batch = [name for name in self.changed if name in BATCH]
+        if identity and not accept_changes:
+            raise UsageError(
+                f"the run is another: {self._list(identity)}; resume with what it was trained with, or add "
+                "--accept-changes (memory then begins empty)"
+            )
+        if batch and not (reset_memory or accept_changes):
+            raise UsageError(
+                f"memory belongs to the lanes of each process: {self._list(batch)}; resume with the same, or "
+                "add --reset-memory to begin with an empty one"
+            )
+        return replace(self, reset_memory=reset_memory or bool(identity or batch))
+
+    def restore(self, trainer: Trainer) -> None:
+        """Puts the trainer where the run was left.
+
+        Raises:
+            UsageError: the checkpoint does not fit, or the budget is spent already.
+        """
+        restore(trainer, self.checkpoint, self.facts, reset_memory=self.reset_memory)
+        if self.reset_memory and "text" not in self.changed:
+            # Lanes of another number stand where they would stand after as many tokens.
+            trainer.lanes.advance_to(trainer.tokens)
+        if trainer.done >= 1:
+            raise UsageError(
+                f"the run is at its end (step {trainer.step}, {trainer.tokens:,} tokens, "
+                f"{trainer.seconds / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
+            )
+
+    def _list(self, names: list[str]) -> str:
+        return ", ".join(f"{name} {self.changed[name]}" for name in names)
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """All settings by dotted name."""
+    return dict(_flatten(asdict(config), ""))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, value in values.items():
+        deeper = isinstance(value, Mapping)
+        found += _flatten(value, f"{prefix}{name}.") if deeper else [(f"{prefix}{name}", value)]
+    return found

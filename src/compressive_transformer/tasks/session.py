@@ -1,0 +1,151 @@
+"""What happens around the steps of any run: display, metrics, scores, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from compressive_transformer.errors import Stopped, UsageError
+from compressive_transformer.model import LanguageModel
+from compressive_transformer.train import Progress, Trainer
+from compressive_transformer.train.config import SaveConfig
+from compressive_transformer.train.faults import DataLost, Signals
+from compressive_transformer.train.log import Display, Metrics
+from compressive_transformer.train.optimizer import local
+from compressive_transformer.train.parallel import World, whole_weights
+from compressive_transformer.train.saver import Saver
+from compressive_transformer.train.state import facts_of, tensors_of
+
+
+class Session:
+    """One process's part in a run, from its start or resume to its end or stop.
+
+    Args:
+        run: run folder.
+        world: the processes; the first one displays, logs and scores.
+        save: when to save, and what to keep.
+        facts: go into every checkpoint beside those of the trainer.
+        metrics, display: to write to, in the first process.
+        score: bits per byte of a model on an excerpt of the validation text.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        world: World,
+        save: SaveConfig,
+        facts: dict[str, Any],
+        metrics: Metrics | None,
+        display: Display | None,
+        score: Callable[[LanguageModel], float],
+    ):
+        self.run, self.world, self.facts = run, world, facts
+        self.metrics, self.display, self.score = metrics, display, score
+        self.saver = Saver(run, world, save, failed=self._save_failed)
+        self.signals = Signals()
+        self._saved: int | None = None
+
+    def train(self, trainer: Trainer) -> None:
+        """Runs the trainer; whatever ends it, the run is saved if there is anything whole to save.
+
+        Raises:
+            Stopped: a signal came, and the run was saved.
+            UsageError: training can't go on, or the last checkpoint could not be written.
+        """
+        stop = ""
+        try:
+            with self.signals.heeded():
+                trainer.run()
+        except Stopped as reason:
+            stop = str(reason)
+        except DataLost:
+            if self.world.size == 1:
+                self.pause(trainer, False)
+            raise
+        finally:
+            whole = self.saver.wait()
+        if not whole or self._saved != trainer.step:
+            raise UsageError(
+                f"the run could not be saved at its end, step {trainer.step}; see the warning above"
+            )
+        if stop:
+            raise Stopped(f"{stop} and saved; go on with: compressive train --resume {self.run}")
+
+    def record(self, progress: Progress) -> None:
+        """Shows and keeps a training record."""
+        self._keep("train", **asdict(progress))
+        if self.display:
+            self.display.show(progress)
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Tells and keeps what happened to a step."""
+        self._keep(event, **facts)
+        documents = facts["documents"]
+        where = ", ".join(documents[:3]) + (f" and {len(documents) - 3} more" if len(documents) > 3 else "")
+        if event == "skipped":
+            what = f"the update was skipped, for {facts['reason']}"
+        else:
+            what = f"the loss leapt to {facts['bits_per_token']:.3f} bits, from {facts['expected']:.3f}"
+        self.say(f"step {facts['step']}: {what}; read: {where}")
+
+    def pause(self, trainer: Trainer, validate: bool) -> None:
+        """Scores if asked to, and saves."""
+        if trainer.step == self._saved and not validate:
+            return
+        model, world = trainer.model, self.world
+        spoiled = not all(bool(p.isfinite().all()) for p in map(local, model.parameters()))
+        if bool(world.gather([spoiled]).any()):
+            self.say(f"step {trainer.step}: the weights are no numbers and are not saved")
+            return
+        weights = whole_weights(model) if trainer.is_sharded else None
+        score = None
+        if validate and world.first:
+            score = self.score(self.whole_model(model, weights))
+            best = self.saver.store.best_score()
+            facts = {"bits_per_byte": score, "seconds": trainer.seconds, "tokens": trainer.tokens}
+            self._keep("excerpt", step=trainer.step, **facts, best=best is None or score < best)
+            self.say(f"step {trainer.step}: {score:.3f} bits per byte on an excerpt of the validation text")
+        before = time.monotonic()
+        offset = self.metrics.offset if self.metrics else 0
+        facts = facts_of(trainer) | self.facts | {"metrics": offset, "score": score}
+        self.saver.save(trainer.step, tensors_of(trainer), facts, weights)
+        self._saved = trainer.step
+        self._keep("saved", step=trainer.step, seconds=time.monotonic() - before)
+
+    def whole_model(self, model: LanguageModel, weights: dict[str, Tensor] | None) -> LanguageModel:
+        """The model, or one with these weights if it is sharded: scoring is not for all processes."""
+        if weights is None:
+            return model
+        whole = LanguageModel(model.config, vocab_size=model.vocab_size).to(self.world.device)
+        whole.load_state_dict(weights)
+        return whole
+
+    def resumed(self, trainer: Trainer, changed: dict[str, str]) -> None:
+        """Tells from where the run goes on, and with what changes."""
+        self._saved = trainer.step
+        self._keep("resume", step=trainer.step, changed=changed)
+        told = "".join(f"; {name} {change}" for name, change in changed.items())
+        self.say(f"goes on from step {trainer.step}{told}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, once for all processes."""
+        if self.display:
+            self.display.say(text)
+
+    def _save_failed(self, reason: str) -> None:
+        self.say(f"warning: {reason}")
+        self._keep("save failed", reason=reason)
+        self._saved = None
+
+    def _keep(self, event: str, **values: Any) -> None:
+        """Adds to the metrics; a full disk does not stop training."""
+        if self.metrics:
+            try:
+                self.metrics.write(event, **values)
+            except OSError as error:
+                self.say(f"warning: {self.metrics.path} can't be written ({error.strerror})")

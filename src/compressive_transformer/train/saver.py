@@ -1,0 +1,88 @@
+"""Saving while training goes on: a copy is taken at once, and written by a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from compressive_transformer.checkpoint import Store, save_tensors, save_weights
+from compressive_transformer.train.config import SaveConfig
+from compressive_transformer.train.parallel import World
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time.
+
+    Args:
+        run: run folder, the same for all processes, on a disk that all of them see.
+        world: the processes; each makes a saver and calls ``save`` at the same steps.
+        config: which checkpoints stay.
+        failed: is told what hindered a checkpoint, when the next one or the end comes; training can go on.
+    """
+
+    def __init__(self, run: Path, world: World, config: SaveConfig, failed: Callable[[str], None]):
+        self.run, self.world, self.config, self.failed = run, world, config, failed
+        self.store = Store(run)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
+        self._writing: Future[None] | None = None
+        self._step = 0
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        facts: dict[str, Any],
+        weights: dict[str, Tensor] | None,
+    ) -> None:
+        """Copies everything and begins to write it, once the checkpoint before is written.
+
+        Args:
+            step: names the checkpoint.
+            tensors: what each process has of the state; shards are DTensors.
+            facts: the rest, JSON-able; those of the first process count.
+            weights: what becomes ``model.safetensors`` of the run; None takes it from ``tensors``.
+        """
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        self.wait()
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        copies: dict[str, Tensor] = stager.stage(dict(tensors))  # pyright: ignore[reportAssignmentType]
+        stager.close()
+        if weights is None:
+            weights = {n.removeprefix("model."): x for n, x in copies.items() if n.startswith("model.")}
+        self._step = step
+        self._writing = self._thread.submit(self._write, step, copies, facts, weights)
+
+    def wait(self) -> bool:
+        """Until nothing is being written. Returns whether the last checkpoint came to its end."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
+        try:
+            writing.result()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            left = self.store.steps()
+            earlier = f"the one of step {left[0]} stays" if left else "there is no earlier one"
+            self.failed(f"the checkpoint of step {self._step} could not be written ({reason}); {earlier}")
+            return False
+        return True
+
+    def _write(
+        self, step: int, tensors: Mapping[str, Tensor], facts: dict[str, Any], weights: dict[str, Tensor]
+    ) -> None:
+        partial = self.store.begin(step) if self.world.first else self.store.partial(step)
+        try:
+            save_tensors(partial, tensors, self.world.saving)
+            if self.world.first:
+                self.store.finish(partial, facts)
+                self.store.prune(latest=self.config.keep_latest, every=self.config.keep_every)
+                save_weights(self.run, weights)
+        except OSError:
+            if self.world.first:
+                self.store.abandon(partial)
+            raise
