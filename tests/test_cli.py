@@ -1,4 +1,4 @@
-"""The command line: four verbs that work, and one line for every mistake."""
+"""The command line: five verbs that work, and one line for every mistake."""
 
 import gzip
 import io
@@ -71,7 +71,7 @@ def test_train_prints_how_well_it_went(capsys: Capture, text: Path, tmp_path: Pa
         "xz -9e",
         "A sample",
         str(tmp_path / "mine"),
-        "run.png",
+        "report.png",
     ):
         assert part in printed
 
@@ -226,6 +226,7 @@ def test_help(capsys: Capture):
         "train": "--minutes",
         "evaluate": "--carry",
         "generate": "--top-p",
+        "report": "--out",
         "info": "RUN",
     }.items():
         with pytest.raises(SystemExit) as stop:
@@ -278,7 +279,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 MISTAKES: dict[str, tuple[str, str]] = {
     "unknown verb": ("trian", "did you mean 'train'?"),
-    "unknown verb like none": ("x", "use one of train, evaluate, generate, info"),
+    "unknown verb like none": ("x", "use one of train, evaluate, generate, report, info"),
     "unknown recipe": ("train huge", "unknown recipe 'huge'"),
     "unknown flag of train": ("train --colour red", "--colour"),
     "unknown flag of the model": ("train --model.colour red", "--model.colour"),

@@ -31,9 +31,12 @@ OPTIONAL = {
     "gymnasium": {"tasks"},
     "matplotlib": {"report"},
     "soundfile": {"tasks"},
+    "tensorboard": {"train"},
     "tokenizers": {"data"},
+    "trackio": {"train"},
     "transformers": {"hf"},
     "triton": {"ops"},
+    "wandb": {"train"},
 }
 
 

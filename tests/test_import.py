@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
-HEAVY = {"matplotlib", "rich", "tyro"}
+HEAVY = {"matplotlib", "rich", "tensorboard", "trackio", "tyro", "wandb"}
 
 
 def test_import_is_light():

@@ -21,6 +21,7 @@ The Compressive Transformer: a language model that reads streams of any length a
   train [RECIPE]      train on text:        compressive train --data books/ --out runs/mine --minutes 10
   evaluate RUN PATH   score other text:     compressive evaluate runs/mine novel.txt
   generate RUN        write text:           compressive generate runs/mine --prompt "It was" --length 500
+  report RUN ...      draw and compare:     compressive report runs/mine runs/other
   info RUN            size, reach and cost: compressive info runs/mine
 
 Start here: 'compressive train' alone trains for three minutes on two novels that come with the package, says
@@ -29,7 +30,7 @@ Every verb explains itself: 'compressive train --help'. Answers for programs: --
 """
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
 """How torch says it, there being no exception for it on CPU."""
-VERBS = ("train", "evaluate", "generate", "info")
+VERBS = ("train", "evaluate", "generate", "report", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,44 +3,123 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from compressive_transformer.errors import UsageError
 from compressive_transformer.train.loop import Progress
+from compressive_transformer.train.sinks import Sink
 
 METRICS = "metrics.jsonl"
 
 
 class Metrics:
-    """Appends one JSON object a line; each line is on disk before the next begins."""
+    """Appends one JSON object a line; each line is on disk before the next begins.
 
-    def __init__(self, run: Path):
+    Args:
+        run: the run folder.
+        offset: of the checkpoint that is resumed. Records that were written after it are cut off, for
+            training goes through their steps again.
+        sinks: are given every record too. One that fails is dropped with a warning: training goes on.
+    """
+
+    def __init__(self, run: Path, *, offset: int | None = None, sinks: Sequence[Sink] = ()):
         self.path = run / METRICS
+        self._sinks = list(sinks)
+        if offset is not None:
+            self._cut(offset)
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far, to be kept in checkpoints."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def write(self, event: str, **values: Any) -> None:
-        """Adds ``{"event": event, ...}``."""
+        """Adds ``{"event": event, ...}``; numbers that are not finite become null."""
+        line = json.dumps(_as_json({"event": event, **values}), allow_nan=False)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+            file.write(line + "\n")
+        self._tell(lambda sink: sink.write(event, values.get("step"), values))
 
     def progress(self, progress: Progress) -> None:
         """Adds a training record."""
         self.write("train", **asdict(progress))
 
+    def close(self) -> None:
+        """Closes the sinks."""
+        self._tell(lambda sink: sink.close())
+        self._sinks.clear()
+
+    def _cut(self, offset: int) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        if len(content) < offset:
+            warnings.warn(
+                f"{self.path} has {len(content)} bytes, and had {offset} when the checkpoint was saved; "
+                "records are missing, and what is left is kept",
+                stacklevel=3,
+            )
+        with self.path.open("ab") as file:
+            file.truncate(content.rfind(b"\n", 0, offset) + 1)  # whole lines, or the next would be none
+
+    def _tell(self, message: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                message(sink)
+            except Exception as error:  # of a package, a network, a disk: none of them is worth the training
+                self._sinks.remove(sink)
+                warnings.warn(
+                    f"{sink.name} failed ({type(error).__name__}: {error}); it gets no more of this run, and "
+                    f"{METRICS} has all",
+                    stacklevel=3,
+                )
+
+
+def _as_json(value: Any) -> Any:
+    """The value with null for the numbers that JSON does not have."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _as_json(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_as_json(part) for part in value]
+    return value
+
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All records of a run; a last line that was cut off is left out."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+    """All records of a run, with None for what is not a number; a last line that was cut off is left out.
+
+    Raises:
+        UsageError: the file is missing, or broken before its last line.
+    """
+    path = run / METRICS
+    if not os.path.isfile(path):  # unlike Path.is_file, also where the name itself is impossible
+        raise UsageError(f"{run} has no {METRICS}; give a run folder that 'compressive train' made")
+    lines = path.read_bytes().splitlines()
     records = []
-    for i, line in enumerate(lines):
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if i < len(lines) - 1:
-                raise
+            records.append(_record(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UsageError(
+                    f"{path} is broken in line {number} ({error}); remove that line, or restore the file"
+                ) from None
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = json.loads(line, parse_constant=lambda name: None)  # early runs wrote NaN
+    if not isinstance(record, dict) or "event" not in record:
+        raise ValueError("not a record")
+    return record
 
 
 class Display:
