@@ -63,6 +63,7 @@ def train(seed: int, settings: dict[str, int]) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         config = replace(recipe, minutes=None, steps=STEPS, seed=seed, model=model, out=f"{folder}/run")
         result = train_text(config)
+        assert result
         last = [r for r in read_metrics(result.run) if r["event"] == "train"][-1]
     return {
         "bits_per_byte": result.evaluation.total.bits_per_byte,

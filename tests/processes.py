@@ -15,7 +15,9 @@ SHAPE = [f"--model.{name.replace('_', '-')}={value}" for name, value in TINY.ite
 USUAL = [*SHAPE, "--lanes=4", "--precision=float32", "--model.dropout=0.2", "--model.compressed-memory=8"]
 
 
-def start(*arguments: str, prelude: str = "", limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, prelude: str = "", limit: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     """Runs the command line.
 
     Args:

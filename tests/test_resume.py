@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.checkpoint import Store, load_run, save_tensors
-from compressive_transformer.cli import main
+from compressive_transformer import LanguageModel
+from compressive_transformer.checkpoint import save_tensors
 from compressive_transformer.data import Lanes
 from compressive_transformer.errors import Stopped
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
 from compressive_transformer.train.faults import Signals
-from compressive_transformer.train.log import read_metrics
 from compressive_transformer.train.state import facts_of, restore, tensors_of
-from tiny import SENTENCE, corpus_of, tiny_config, train_tiny
+from tiny import SENTENCE, corpus_of, tiny_config
 
 STEPS = 12
 RUNS: dict[str, dict[str, Any]] = {
@@ -44,7 +41,8 @@ class StopAt(Signals):
     """A signal that comes in the midst of a step."""
 
     def __init__(self, step: int | None):
-        self.step, self.trainer = step, None
+        self.step = step
+        self.trainer: Trainer | None = None
 
     @property
     def received(self) -> int:

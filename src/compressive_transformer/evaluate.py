@@ -201,7 +201,7 @@ def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:
     """
     length = max(min(length, corpus.num_tokens // num_pieces), 1)
     count = min(num_pieces, corpus.num_tokens // length)
-    tokens = corpus.tokens[: count * length]
+    tokens = np.asarray(corpus.tokens[: count * length])
     sizes = [len(corpus.tokenizer.decode(tokens[i * length : (i + 1) * length])) for i in range(count)]
     return Corpus(
         tokens=tokens,

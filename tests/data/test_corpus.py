@@ -3,10 +3,13 @@
 import os
 import sys
 import threading
+import time
 import tracemalloc
+from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
 from itertools import count
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -19,9 +22,12 @@ from compressive_transformer.data import (
     ByteTokenizer,
     Corpus,
     Document,
-    cache,
+    Preparing,
+    Shards,
     default_cache,
+    files,
     get_tokenizer,
+    pool,
     prepare,
     read_documents,
     sources,
@@ -67,7 +73,15 @@ def decoded(corpus: Corpus) -> list[bytes]:
 
 def same(a: Corpus, b: Corpus) -> bool:
     arrays = ((a.tokens, b.tokens), (a.starts, b.starts), (a.num_bytes, b.num_bytes))
-    return a.names == b.names and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in arrays)
+    equal = all(np.array_equal(np.asarray(x), np.asarray(y)) and x.dtype == y.dtype for x, y in arrays)
+    return list(a.names) == list(b.names) and equal
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def entries(folder: Path) -> list[str]:
@@ -146,18 +160,19 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("separator", [None, "\\n\\n"])
 def test_prepared_equals_read(folder: Path, tmp_path: Path, separator: str | None, chunk: int):
     expected = Corpus.from_documents(read_documents(folder, separator=separator), BYTES)
-    seen: list[tuple[int, int]] = []
+    seen: list[Preparing] = []
     with patch.object(sources, "CHUNK", chunk):
         corpus = prepare(
             folder,
             BYTES,
             separator=separator,
             cache_dir=tmp_path,
-            progress=lambda *n: seen.append(n),
+            progress=seen.append,
         )
     assert same(corpus, expected)
-    assert not corpus.tokens.flags.writeable
-    assert seen[-1] == (corpus.num_bytes.sum(), corpus.num_documents)
+    assert isinstance(corpus.tokens, Shards)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert seen[-1] == Preparing(bytes_read=size, bytes_total=size, shards=1, shards_total=1)
 
 
 def test_wide_tokens_survive_the_cache(folder: Path, tmp_path: Path):
@@ -228,11 +243,12 @@ def test_what_is_broken_off_leaves_nothing(folder: Path, tmp_path: Path):
         pytest.raises(KeyboardInterrupt),
     ):
         prepare(folder, BYTES, cache_dir=tmp_path)
-    assert entries(tmp_path) == []
+    (entry,) = entries(tmp_path)
+    assert sorted(os.listdir(tmp_path / "tokens" / entry)) == [".lock", files.UNFINISHED]
     assert prepare(folder, BYTES, cache_dir=tmp_path).num_documents == 3
 
 
-@pytest.mark.parametrize("file", [cache.TOKENS, cache.DOCUMENTS])
+@pytest.mark.parametrize("file", ["shard-00000.bin", "documents.npy", "dataset.json"])
 def test_what_is_damaged_is_made_again(folder: Path, tmp_path: Path, file: str):
     prepare(folder, BYTES, cache_dir=tmp_path)
     expected = Corpus.from_documents(read_documents(folder), BYTES)
@@ -243,15 +259,23 @@ def test_what_is_damaged_is_made_again(folder: Path, tmp_path: Path, file: str):
 
 def test_several_may_prepare_the_same_at_once(folder: Path, tmp_path: Path):
     together = threading.Barrier(4, timeout=10)
-    write, results = cache._write, []
+    make_shard, made, waited, results = pool.make_shard, count(), [], []
 
-    def write_together(*args):  # pyright: ignore[reportMissingParameterType]
-        together.wait()  # nobody finds the file of another
-        return write(*args)
+    def tell(preparing: Preparing) -> None:
+        if preparing.waiting:
+            waited.append(True)
 
-    with patch.object(cache, "_write", write_together):
-        work = lambda: results.append(prepare(folder, BYTES, cache_dir=tmp_path))  # noqa: E731
-        threads = [threading.Thread(target=work) for _ in range(4)]
+    def make_slowly(*args: Any) -> None:
+        next(made)
+        wait_until(lambda: len(waited) == 3)
+        make_shard(*args)
+
+    def run() -> None:
+        together.wait()
+        results.append(prepare(folder, BYTES, cache_dir=tmp_path, progress=tell))
+
+    with patch.object(pool, "make_shard", make_slowly):
+        threads = [threading.Thread(target=run) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -259,6 +283,7 @@ def test_several_may_prepare_the_same_at_once(folder: Path, tmp_path: Path):
     assert len(results) == 4
     assert all(same(result, results[0]) for result in results)
     assert len(entries(tmp_path)) == 1
+    assert next(made) == 1  # one worked, three waited
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path: Path):
@@ -278,9 +303,12 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path):
     with pytest.raises(UsageError, match=remedy):
         prepare(folder, BYTES, cache_dir=tmp_path / "file")
     full = OSError(28, "No space left on device")
-    with patch.object(cache, "_write", side_effect=full), pytest.raises(UsageError, match="No space left"):
+    with (
+        patch.object(os, "fsync", side_effect=full),
+        pytest.raises(UsageError, match=r"^cannot write .*No space left"),
+    ):
         prepare(folder, BYTES, cache_dir=tmp_path)
-    assert entries(tmp_path) == []
+    assert prepare(folder, BYTES, cache_dir=tmp_path).num_documents == 3
 
 
 @pytest.mark.parametrize(
@@ -329,7 +357,8 @@ def test_a_split_loses_nothing(
     parts = train.num_documents + valid.num_documents
     assert parts in (corpus.num_documents, corpus.num_documents + 1)
     if parts == corpus.num_documents:
-        assert (decoded(train) + decoded(valid), train.names + valid.names) == (decoded(corpus), corpus.names)
+        assert decoded(train) + decoded(valid) == decoded(corpus)
+        assert [*train.names, *valid.names] == list(corpus.names)
     else:  # cut: the beginning of the document in one, its end in the other
         assert train.names[-1] == valid.names[0]
         *head, a = decoded(train)

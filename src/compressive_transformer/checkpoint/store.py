@@ -93,11 +93,21 @@ class Store:
                 raise UsageError(f"{error}; there is no earlier checkpoint: train anew") from None
             before = self.path(steps[1])
             facts = verify(before)
-            aside = self.path(steps[0]).with_suffix(".damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            self.path(steps[0]).rename(aside)
+            self.set_aside(steps[0], "damaged")
             warnings.warn(f"{error}; it was set aside, and {before.name} is taken", stacklevel=2)
             return before, facts
+
+    def set_aside(self, step: int, why: str) -> int | None:
+        """Renames the checkpoints from a step on, to be looked at and not taken.
+
+        Returns:
+            The step of the newest that is left.
+        """
+        for path in (self.path(s) for s in self.steps() if s >= step):
+            aside = path.with_suffix(f".{why}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        return next(iter(self.steps()), None)
 
     def trusted(self) -> tuple[Path, dict[str, Any]]:
         """As ``newest``, after another process has called that."""

@@ -25,12 +25,13 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
     Raises:
         OSError: the disk is full, or something else that hinders writing, on any process.
     """
-    import torch.distributed.checkpoint as dcp  # imported late, for it takes a second
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    # Imported late, for it takes a second.
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with _errors(folder):
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+        save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -39,12 +40,14 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     Raises:
         UsageError: a file there is not a safetensors file.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     for path in sorted(folder.glob("*.safetensors")):
         read_header(path)
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: (meta.size, meta.properties.dtype) for name, meta in found.items()}
+    tensors = ((name, meta) for name, meta in found.items() if isinstance(meta, TensorStorageMetadata))
+    return {name: (meta.size, meta.properties.dtype) for name, meta in tensors}
 
 
 def load_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
@@ -53,8 +56,8 @@ def load_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
     Raises:
         UsageError: a tensor is missing, or of another shape.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     shapes = tensor_shapes(folder)
     for name, x in into.items():
@@ -63,7 +66,7 @@ def load_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
         if shapes[name][0] != x.shape:
             raise UsageError(f"{folder} has {name} of shape {tuple(shapes[name][0])}, not {tuple(x.shape)}")
     with _errors(folder):
-        dcp.load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 @contextmanager

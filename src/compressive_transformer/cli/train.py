@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from compressive_transformer.checkpoint import Store
 from compressive_transformer.cli.parse import parse
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Arguments:
     # A budget on the command line takes the place of the default's, whichever of the three it is.
-    settings = {field.name: getattr(default, field.name) for field in fields(TrainConfig)}
-    blank = Arguments(**settings | dict.fromkeys(BUDGET))
+    settings: dict[str, Any] = {field.name: getattr(default, field.name) for field in fields(TrainConfig)}
+    settings |= dict.fromkeys(BUDGET)
     summary = (
         f"Train a language model. Recipe {name!r} of {', '.join(sorted(RECIPES))}: {RECIPES[name].__doc__}"
     )
-    a = parse(Arguments, arguments, verb=f"train {name}", default=blank, description=summary)
+    a = parse(Arguments, arguments, verb=f"train {name}", default=Arguments(**settings), description=summary)
     if "--data" in arguments and not a.data:
         raise UsageError("--data stands there without a path; name files or folders, or leave it out")
     return a

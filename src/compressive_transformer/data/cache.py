@@ -1,64 +1,92 @@
-"""Text to a file of tokens, once: the next time it is found in the cache."""
+"""Text to tokens, once: the next time they are found in the cache, or where they were put."""
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import numpy as np
-
+from compressive_transformer.data.build import Recipe, build
 from compressive_transformer.data.corpus import Corpus
-from compressive_transformer.data.files import Source, find_sources, reading
-from compressive_transformer.data.sources import parse_separator, stream_documents
+from compressive_transformer.data.dataset import Manifest, open_dataset
+from compressive_transformer.data.disk import writing
+from compressive_transformer.data.files import Source, find_sources
+from compressive_transformer.data.pool import Progress
 from compressive_transformer.data.tokenizers import Tokenizer
 from compressive_transformer.errors import UsageError
 
-FORMAT = "compressive-transformer-tokens-1"
-TOKENS, DOCUMENTS = "tokens.bin", "documents.json"
-Progress = Callable[[int, int], None]
+Paths = str | Path | Sequence[str | Path]
 
 
 def prepare(
-    paths: str | Path | Sequence[str | Path],
+    paths: Paths,
     tokenizer: Tokenizer,
     *,
     separator: str | None = None,
     cache_dir: str | Path | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The documents in the files as tokens, mapped from a file in the cache and made there if need be.
+    """The documents in the files as tokens, read from the cache and put there if need be.
 
-    Memory does not grow with the text. Several processes may prepare the same at the same time, and any of
-    them may be broken off: the cache never shows a half-made file.
+    Memory does not grow with the text. Several processes may prepare the same at the same time. Broken off,
+    the work goes on the next time from the shards that were finished.
 
     Args:
-        paths: As for `read_documents`.
+        paths: As for `read_documents`; or a dataset that `prepare_dataset` has made.
         tokenizer: Makes the tokens; it is given chunks of some megabytes.
         separator: As for `read_documents`.
         cache_dir: Instead of `default_cache`.
-        progress: Called now and then with the bytes and the documents read so far.
+        workers: Processes that make tokens where there is much to do; all processors if left out.
+        progress: Called now and then.
 
     Raises:
-        UsageError: As `read_documents`; or the cache cannot be written.
+        UsageError: As `read_documents`; or the cache cannot be written; or the dataset is not whole, or has
+            tokens of another tokenizer.
     """
-    sources, divider = find_sources(paths), parse_separator(separator)
+    sources = find_sources(paths)
+    if any(source.is_dataset for source in sources):
+        return open_dataset(_only_dataset(sources), tokenizer, separator=separator)
+    recipe = Recipe.of(sources, separator, tokenizer)
     root = Path(cache_dir or default_cache()) / "tokens"
-    keys: list[Any] = [FORMAT, tokenizer.name, separator, [_key(source) for source in sources]]
-    # Name, size and time tell a file without reading it; what comes through a pipe must be read to be known.
-    streams = any(source.is_stream for source in sources)
-    if not streams and (corpus := _load(root / _digest(keys), tokenizer)):
-        return corpus
-    with _temporary(root) as folder:
-        documents = _write(folder, stream_documents(sources, divider), tokenizer, progress)
-        if streams:
-            with (folder / TOKENS).open("rb") as file:
-                keys += [hashlib.file_digest(file, "sha256").hexdigest(), documents]
-        return _publish(folder, root / _digest(keys), tokenizer)
+    with writing(f"the cache {root}", "set COMPRESSIVE_CACHE to another folder"):
+        if recipe.has_streams:
+            return _keep_stream(root, recipe, workers, progress)
+        folder = root / recipe.key
+        with suppress(UsageError):
+            return open_dataset(folder, tokenizer)
+        build(folder, recipe, workers=workers, progress=progress, own=True)
+        return open_dataset(folder, tokenizer)
+
+
+def prepare_dataset(
+    paths: Paths,
+    out: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    separator: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The documents in the files as tokens in a folder of their own, made there if need be.
+
+    Args:
+        paths: As for `read_documents`.
+        out: A folder that is new, empty, or left by an earlier call that was broken off.
+        tokenizer, separator, workers, progress: As for `prepare`.
+
+    Raises:
+        UsageError: As `read_documents`; or the folder cannot be written, or holds something else.
+    """
+    sources = find_sources(paths)
+    if any(source.is_dataset for source in sources):
+        raise UsageError(f"{_only_dataset(sources)} is a dataset already: give text, or leave --out away")
+    with writing(f"the dataset {out}", "choose another folder, or make room there, and go on"):
+        recipe = Recipe.of(sources, separator, tokenizer)
+        build(Path(out), recipe, workers=workers, progress=progress, own=False)
+    return open_dataset(Path(out), tokenizer)
 
 
 def default_cache() -> Path:
@@ -72,90 +100,43 @@ def default_cache() -> Path:
     return base / "compressive-transformer"
 
 
-def _key(source: Source) -> list[Any]:
-    if source.path is None or source.is_stream:
-        return [source.name]
-    with reading(source.name):
-        stat = source.path.stat()
-    return [source.name, str(source.path.resolve()), stat.st_size, stat.st_mtime_ns]
+def _only_dataset(sources: Sequence[Source]) -> Path:
+    """The folder of the dataset, which stands alone.
+
+    Raises:
+        UsageError: It doesn't.
+    """
+    dataset = next(source for source in sources if source.is_dataset)
+    if len(sources) > 1:
+        raise UsageError(f"the dataset {dataset.name} can't be joined with other text: give it alone")
+    assert dataset.path is not None
+    return dataset.path.parent
 
 
-def _digest(keys: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
-
-
-def _write(
-    folder: Path,
-    documents: Iterator[tuple[str, Iterator[bytes]]],
-    tokenizer: Tokenizer,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """Write a file of tokens, and beside it the table of documents that is returned."""
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    names: list[str] = []
-    num_tokens: list[int] = []
-    num_bytes: list[int] = []
-    total = 0
-    with (folder / TOKENS).open("wb") as file:
-        for name, chunks in documents:
-            names.append(name)
-            num_tokens.append(0)
-            num_bytes.append(0)
-            for chunk in chunks:
-                tokens = tokenizer.encode(chunk).astype(dtype, copy=False)
-                file.write(tokens.data)
-                num_tokens[-1] += len(tokens)
-                num_bytes[-1] += len(chunk)
-                total += len(chunk)
-                if progress:
-                    progress(total, len(names))
-    table = {"dtype": dtype.name, "names": names, "num_tokens": num_tokens, "num_bytes": num_bytes}
-    (folder / DOCUMENTS).write_text(json.dumps(table), encoding="utf-8")
-    return table
-
-
-def _load(folder: Path, tokenizer: Tokenizer) -> Corpus | None:
-    """The corpus in a folder of the cache, or None if there is none that is whole."""
-    try:
-        table = json.loads((folder / DOCUMENTS).read_text(encoding="utf-8"))
-        return Corpus(
-            # A plain array over the map: slices of np.memmap itself are slow.
-            tokens=np.asarray(np.memmap(folder / TOKENS, table["dtype"], mode="r")),
-            starts=np.cumsum([0, *table["num_tokens"]], dtype=np.int64),
-            names=tuple(table["names"]),
-            num_bytes=np.array(table["num_bytes"], np.int64),
-            tokenizer=tokenizer,
-        )
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _publish(folder: Path, target: Path, tokenizer: Tokenizer) -> Corpus:
-    """Move what was made to its place in the cache, unless another process was quicker."""
-    if target.exists() and _load(target, tokenizer) is None:
+def _keep_stream(root: Path, recipe: Recipe, workers: int | None, progress: Progress | None) -> Corpus:
+    """The dataset of something that must be read to be known, kept under what it turned out to hold."""
+    with _temporary(root) as folder:
+        build(folder, recipe, workers=workers, progress=progress, own=True)
+        manifest = Manifest.read(folder)
+        found = [manifest.tokenizer, manifest.separator, manifest.documents_sha256]
+        found += [
+            (source.name, source.size, source.mtime_ns, source.documents) for source in manifest.sources
+        ]
+        found += [shard.sha256 for shard in manifest.shards]
+        target = root / hashlib.sha256(repr(found).encode()).hexdigest()
+        with suppress(UsageError):
+            return open_dataset(target, recipe.tokenizer)
         shutil.rmtree(target, ignore_errors=True)
-    try:
-        folder.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
-    corpus = _load(target, tokenizer)
-    if corpus is None:
-        raise OSError("what was written there cannot be read")
-    return corpus
+        with suppress(OSError):  # another process was quicker
+            folder.rename(target)
+        return open_dataset(target, recipe.tokenizer)
 
 
 @contextmanager
 def _temporary(root: Path) -> Iterator[Path]:
-    """A new folder in the cache, gone at the end if it still has this name."""
+    """The name of a new folder in the cache, gone at the end if it still has this name."""
     folder = root / f".{uuid4().hex}"
     try:
-        folder.mkdir(parents=True)
         yield folder
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"cannot write to the cache {root} ({reason}): set COMPRESSIVE_CACHE to another folder"
-        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,15 @@
 """A corpus: documents as one long array of tokens."""
 
+import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressive_transformer.data.shards import Shards
 from compressive_transformer.data.sources import Document
 from compressive_transformer.data.tokenizers import TokenArray, Tokenizer
 from compressive_transformer.errors import UsageError
@@ -14,17 +17,17 @@ from compressive_transformer.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Documents as tokens, in memory or mapped from a file.
+    """Documents as tokens, in memory or in files.
 
     Only what the documents themselves say is stored; the document token that opens each of them is put in
     where tokens are read (see `Stream`). So a part of a corpus is a plain view of it.
     """
 
-    tokens: TokenArray
-    """uint16 or uint32 [num_tokens], document after document."""
+    tokens: TokenArray | Shards
+    """uint16 or uint32 [num_tokens], document after document; ``np.asarray`` reads what lies in files."""
     starts: NDArray[np.int64]
     """[num_documents + 1] where in ``tokens`` each document starts, and last where the last one ends."""
-    names: tuple[str, ...]
+    names: Sequence[str]
     """[num_documents] the file that each comes from."""
     num_bytes: NDArray[np.int64]
     """[num_documents] length of the text in bytes, for bits per byte."""
@@ -55,7 +58,22 @@ class Corpus:
         """What one token stands for: "byte", "subword"."""
         return self.tokenizer.unit
 
-    def document(self, index: int) -> TokenArray:
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells the text and its tokens from others: sha256 in hexadecimal digits.
+
+        Prepared tokens are not read for it: their checksums were taken when they were made.
+        """
+        hasher = hashlib.sha256(self.tokenizer.name.encode())
+        if isinstance(self.tokens, Shards):
+            hasher.update(self.tokens.fingerprint.encode())
+        else:
+            hasher.update(np.ascontiguousarray(self.tokens).data)
+        for table in (self.starts, self.num_bytes):
+            hasher.update(np.ascontiguousarray(table, np.int64).data)
+        return hasher.hexdigest()
+
+    def document(self, index: int) -> TokenArray | Shards:
         """The tokens of one document, without its document token: a view."""
         return self.tokens[self.starts[index] : self.starts[index + 1]]
 

@@ -10,23 +10,37 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from compressive_transformer.errors import UsageError
 
 STDIN = "-"
-PACKED: dict[str, Callable[[Path], io.BufferedIOBase]] = {
-    ".gz": gzip.GzipFile,
-    ".xz": lzma.LZMAFile,
-    ".bz2": bz2.BZ2File,
-}
+DATASET, UNFINISHED = "dataset.json", "unfinished.json"
+"""What a folder of tokens is known by, once it is whole and before."""
+PACKED: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 ARCHIVE = re.compile(r"\.(tar(\.(gz|xz|bz2|zst|z))?|tgz|tbz2?|txz|zip|7z|rar|zst|lz4)$", re.IGNORECASE)
 # Other files that hold no text give themselves away by a NUL byte.
 NO_TEXT = re.compile(r"\.(pdf|png|jpe?g|gif|webp|mp[34]|ogg|flac|wav)$", re.IGNORECASE)
 SNIFF = 4096
+
+
+class Stamp(NamedTuple):
+    """What tells that a file is still the same without reading it."""
+
+    size: int
+    mtime_ns: int
+
+
+class Opened(NamedTuple):
+    """A source to read from."""
+
+    file: io.BufferedIOBase | BinaryIO
+    """Unpacked."""
+    raw: BinaryIO
+    """As it lies on the disk."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,36 @@ class Source:
         """It can be read only once: standard input, a pipe."""
         return self.path is None or not self.path.is_file()
 
-    def open(self) -> AbstractContextManager[io.BufferedIOBase | BinaryIO]:
+    @property
+    def is_packed(self) -> bool:
+        """It is smaller on the disk than its text."""
+        return self.path is not None and self.path.suffix.lower() in PACKED
+
+    @property
+    def is_dataset(self) -> bool:
+        """It is a folder of tokens, made by `compressive prepare`."""
+        return self.path is not None and self.path.name == DATASET
+
+    def stamp(self) -> Stamp | None:
+        """Its size and time of change; None if it is a stream."""
+        if self.path is None or self.is_stream:
+            return None
+        with reading(self.name):
+            stat = self.path.stat()
+        return Stamp(stat.st_size, stat.st_mtime_ns)
+
+    @contextmanager
+    def open(self) -> Iterator[Opened]:
         """The file, unpacked by its suffix."""
         if self.path is None:
-            return nullcontext(sys.stdin.buffer)
-        unpack = PACKED.get(self.path.suffix.lower())
-        return unpack(self.path) if unpack else self.path.open("rb")
+            yield Opened(sys.stdin.buffer, sys.stdin.buffer)
+            return
+        with self.path.open("rb") as raw:
+            if self.is_packed:
+                with PACKED[self.path.suffix.lower()](raw) as file:
+                    yield Opened(file, raw)
+            else:
+                yield Opened(raw, raw)
 
 
 @contextmanager
@@ -101,6 +139,12 @@ def _expand(name: str, skipped: list[Path]) -> list[Source]:
         return [Source(name, None, named=True)]
     path = Path(os.path.expanduser(name))
     with reading(name):
+        if name.startswith("hf:"):
+            raise UsageError(f"{name} is a stream of a data set, which only 'train --data' reads, and alone")
+        if (path / DATASET).is_file():
+            return [Source(name, path / DATASET, named=True)]
+        if (path / UNFINISHED).is_file():
+            raise UsageError(f"{name} is an unfinished dataset: go on with the command that began it")
         if path.is_dir():
             candidates = list(_walk(path, set()))
         elif path.exists():
@@ -165,6 +209,6 @@ def _glob(path: Path) -> Iterator[Path]:
 def _holds_text(source: Source) -> bool:
     if ARCHIVE.search(source.name) or NO_TEXT.search(source.name):
         return False
-    with reading(source.name), source.open() as file:
-        head = file.read(SNIFF)
+    with reading(source.name), source.open() as opened:
+        head = opened.file.read(SNIFF)
     return bool(head) and b"\0" not in head

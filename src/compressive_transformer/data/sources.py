@@ -1,16 +1,17 @@
 """Documents out of files, folders, patterns and standard input."""
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 
 from compressive_transformer.data.files import Source, find_sources, reading
 from compressive_transformer.errors import UsageError
 
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "0": "\0", "\\": "\\"}
 
 
@@ -36,8 +37,10 @@ def read_documents(
     Raises:
         UsageError: The paths stand for nothing; a file is empty, damaged or may not be read; nothing is left.
     """
-    sources, divider = find_sources(paths), parse_separator(separator)
-    return (Document(name, b"".join(chunks)) for name, chunks in stream_documents(sources, divider))
+    sources = find_sources(paths)
+    if datasets := [source.name for source in sources if source.is_dataset]:
+        raise UsageError(f"{datasets[0]} is a dataset of tokens: give the text that it was made from")
+    return _documents(sources, parse_separator(separator))
 
 
 def embedded_books() -> tuple[Path, ...]:
@@ -61,55 +64,72 @@ def parse_separator(separator: str | None) -> bytes | None:
     return re.sub(r"\\([nrtf0\\])", lambda match: ESCAPES[match[1]], separator).encode()
 
 
-def stream_documents(
-    sources: Sequence[Source], separator: bytes | None
-) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Name and content, in chunks of some megabytes, of each document in the files.
-
-    Read the chunks of a document before asking for the next. Memory does not grow with the files.
-
-    Raises:
-        UsageError: A file is empty, damaged or may not be read, or no file has a document.
-    """
+def _documents(sources: Sequence[Source], separator: bytes | None) -> Iterator[Document]:
     nothing = True
     for source in sources:
-        for number, pieces in groupby(_pieces(source, separator), key=lambda piece: piece[0]):
-            nothing = False
-            yield (
-                source.name if separator is None else f"{source.name}#{number}",
-                (chunk for _, chunk in pieces),
-            )
+        pieces: list[bytes] = []
+        number = 0
+        for part in chain(divide(read_chunks(source), separator), [None]):
+            if part is not None:
+                pieces.append(part)
+            elif pieces:
+                nothing, number = False, number + 1
+                yield Document(f"{source.name}#{number}" if separator else source.name, b"".join(pieces))
+                pieces = []
     if nothing:
-        raise UsageError(f"nothing but separators in {sources[0].name}: choose another separator, or none")
+        raise nothing_but_separators(sources)
 
 
-def _pieces(source: Source, separator: bytes | None) -> Iterator[tuple[int, bytes]]:
-    """Chunks of the file, none of them empty, each with the number of the document that it belongs to."""
+def nothing_but_separators(sources: Sequence[Source]) -> UsageError:
+    """For the caller to raise."""
+    return UsageError(f"nothing but separators in {sources[0].name}: choose another separator, or none")
+
+
+def divide(chunks: Iterable[bytes], separator: bytes | None) -> Iterator[bytes | None]:
+    """Parts of documents, none of them empty, and None wherever a separator ends a document.
+
+    Memory does not grow with the text.
+    """
     if separator is None:
-        yield from ((1, chunk) for chunk in _chunks(source))
+        yield from chunks
         return
     keep = len(separator) - 1  # what may yet turn out to be the beginning of a separator
-    number, begun, rest = 1, False, b""
-    for chunk in _chunks(source):
+    rest = b""
+    for chunk in chunks:
         *ended, rest = (rest + chunk).split(separator)
-        for piece in ended:
-            if piece:
-                yield number, piece
-            number += begun or bool(piece)
-            begun = False
+        for part in ended:
+            if part:
+                yield part
+            yield None
         if len(rest) > keep:
-            yield number, rest[: len(rest) - keep]
-            begun, rest = True, rest[len(rest) - keep :]
+            yield rest[: len(rest) - keep]
+            rest = rest[len(rest) - keep :]
     if rest:
-        yield number, rest
+        yield rest
 
 
-def _chunks(source: Source) -> Iterator[bytes]:
-    """The unpacked file in chunks that end with a line where lines are not endless."""
+def read_chunks(
+    source: Source, start: int = 0, stop: int | None = None, report: Callable[[int], None] = lambda size: None
+) -> Iterator[bytes]:
+    """The unpacked file, or the range [start, stop) of a plain one, in chunks of some megabytes.
+
+    They end with a line where lines are not endless. What was read from the disk is told to ``report``.
+
+    Raises:
+        UsageError: The file is empty although it was asked for by name, damaged, or may not be read.
+    """
     empty = source.named
-    with reading(source.name), source.open() as file:
-        while chunk := file.read(CHUNK) + file.readline(CHUNK):
-            empty = False
+    with reading(source.name), source.open() as (file, raw):
+        seekable = raw.seekable()
+        if start:
+            file.seek(start)
+        before, left = start, sys.maxsize if stop is None else stop - start
+        while chunk := file.read(min(CHUNK, left)):
+            chunk += file.readline(min(CHUNK, left - len(chunk)))
+            empty, left = False, left - len(chunk)
+            position = raw.tell() if seekable else before + len(chunk)
+            report(position - before)
+            before = position
             yield chunk
     if empty:
         raise UsageError(f"{source.name} is empty: give a file with text in it")

@@ -1,5 +1,7 @@
 """The documents of a corpus as one stream of tokens."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -24,11 +26,22 @@ class Stream:
         """Length of the circle: all tokens of the documents, and a document token for each."""
         return int(self._starts[-1])
 
+    def documents(self, start: int, count: int) -> list[int]:
+        """Numbers, in the corpus, of the documents that a read meets: in order, each once."""
+        first = self._index(start % len(self))
+        met, left = [], count + start % len(self) - int(self._starts[first])
+        for place in itertools.chain(range(first, len(self.order)), range(first)):
+            if left <= 0:
+                break
+            met.append(int(self.order[place]))
+            left -= int(self._starts[place + 1] - self._starts[place])
+        return met
+
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """The tokens [count] from position ``start`` on, in O(count + log num_documents)."""
         tokens = np.empty(count, np.int64)
         position = start % len(self)
-        index = int(np.searchsorted(self._starts, position, side="right")) - 1
+        index = self._index(position)
         filled = 0
         while filled < count:
             skipped = position - int(self._starts[index])
@@ -36,9 +49,13 @@ class Stream:
             if skipped == 0:
                 tokens[filled] = self.corpus.tokenizer.document_token
                 filled, skipped = filled + 1, 1
-            piece = document[skipped - 1 : skipped - 1 + count - filled]
+            piece = np.asarray(document[skipped - 1 : skipped - 1 + count - filled])
             tokens[filled : filled + len(piece)] = piece
             filled += len(piece)
             index = (index + 1) % len(self.order)
             position = int(self._starts[index])
         return tokens
+
+    def _index(self, position: int) -> int:
+        """Which document of the order covers the position."""
+        return int(np.searchsorted(self._starts, position, side="right")) - 1

@@ -17,7 +17,7 @@ from compressive_transformer.train.state import restore
 
 BATCH = ("lanes", "processes")
 """Memory belongs to lanes, and lanes to processes."""
-IDENTITY = ("model.", "tokenizer", "text", "seed")
+IDENTITY = ("model.", "optimizer.name", "tokenizer", "text", "seed")
 """What makes the run what it is; the seed decides the order of the documents."""
 
 

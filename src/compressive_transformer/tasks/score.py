@@ -9,10 +9,10 @@ from typing import Any
 from rich.progress import Progress
 
 from compressive_transformer.checkpoint import load_run
-from compressive_transformer.data import prepare
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, Score, evaluate
 from compressive_transformer.precision import Device, Precision, pick_device
+from compressive_transformer.tasks.prepare import prepare_shown
 
 
 def score_files(
@@ -31,7 +31,7 @@ def score_files(
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
     loaded = load_run(run, pick_device(device))
-    corpus = prepare(list(paths), loaded.tokenizer, separator=separator)
+    corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
     from rich.console import Console
 
     console = Console(file=sys.stderr)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.train import Progress, Trainer
 from compressive_transformer.train.config import SaveConfig
-from compressive_transformer.train.faults import DataLost, Signals
+from compressive_transformer.train.faults import DataLost, Diverged, Signals
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.optimizer import local
 from compressive_transformer.train.parallel import World, whole_weights
@@ -50,6 +51,16 @@ class Session:
         self.signals = Signals()
         self._saved: int | None = None
 
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """While this is open the display is there; then the metrics are closed."""
+        try:
+            with self.display or nullcontext():
+                yield
+        finally:
+            if self.metrics:
+                self.metrics.close()
+
     def train(self, trainer: Trainer) -> None:
         """Runs the trainer; whatever ends it, the run is saved if there is anything whole to save.
 
@@ -57,24 +68,34 @@ class Session:
             Stopped: a signal came, and the run was saved.
             UsageError: training can't go on, or the last checkpoint could not be written.
         """
-        stop = ""
+        go_on = f"go on with: compressive train --resume {self.run}"
         try:
             with self.signals.heeded():
                 trainer.run()
+            self._must_be_saved(trainer)
         except Stopped as reason:
-            stop = str(reason)
-        except DataLost:
-            if self.world.size == 1:
-                self.pause(trainer, False)
-            raise
+            self._must_be_saved(trainer)
+            raise Stopped(f"{reason} and saved; {go_on}") from None
+        except DataLost as error:
+            if self.world.size > 1:  # saving is for all processes, and the others are not here
+                raise
+            self.pause(trainer, False)
+            self._must_be_saved(trainer)
+            raise UsageError(f"{error}; saved at step {trainer.step}, {go_on}") from None
+        except Diverged as error:
+            self.saver.wait()
+            if not self.world.first:
+                raise
+            left = self.saver.store.set_aside(error.suspect_from, "diverged")
+            raise UsageError(f"{error}; {go_on}, from step {left}" if left else str(error)) from None
         finally:
-            whole = self.saver.wait()
-        if not whole or self._saved != trainer.step:
+            self.saver.close()
+
+    def _must_be_saved(self, trainer: Trainer) -> None:
+        if not self.saver.wait() or self._saved != trainer.step:
             raise UsageError(
                 f"the run could not be saved at its end, step {trainer.step}; see the warning above"
             )
-        if stop:
-            raise Stopped(f"{stop} and saved; go on with: compressive train --resume {self.run}")
 
     def record(self, progress: Progress) -> None:
         """Shows and keeps a training record."""

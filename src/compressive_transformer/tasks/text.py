@@ -34,6 +34,7 @@ from compressive_transformer.tasks.session import Session
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.parallel import World, join, whole_weights
+from compressive_transformer.train.sinks import open_sinks
 
 VALIDATION_FRACTION, VALIDATION_TOKENS = 0.05, 2**18
 """How much text is held out: a part of all, but not more than can be read in seconds."""
@@ -88,7 +89,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
         run, lock = _open(config, name, resume, world)
         with lock:
             trainer, session = _begin(config, run, resume, world, training, validation)
-            with session.display or nullcontext():
+            with session.showing():
                 session.train(trainer)
                 weights = whole_weights(trainer.model) if trainer.is_sharded else None
                 if not world.first:
@@ -149,7 +150,8 @@ def _begin(
     metrics = display = None
     if world.first:
         save_config(run, model, training.tokenizer, asdict(config))
-        metrics = Metrics(run, offset=found.facts["metrics"] if found else None)
+        sinks = open_sinks(config.sinks, run, asdict(config), step=found.facts["step"] if found else 0)
+        metrics = Metrics(run, offset=found.facts["metrics"] if found else None, sinks=sinks)
         display = Display(training.unit)
     session = Session(
         run, world, config.save, facts(training), metrics, display, _excerpt_score(validation, config)

@@ -8,6 +8,7 @@ from typing import Literal
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import ModelConfig
 from compressive_transformer.precision import Device, Precision
+from compressive_transformer.train.sinks import SinkName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ class TrainConfig:
     """Updates in a row that may be skipped, because a loss or gradient is no number, before the run stops."""
     validate_minutes: float = 15.0
     """Score an excerpt of the validation text at least this often, besides four times in a run."""
+    sinks: tuple[SinkName, ...] = ()
+    """Where metrics also go: tensorboard, trackio, wandb."""
     save: SaveConfig = field(default_factory=SaveConfig)
     """When the run is saved, and which checkpoints stay."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -19,6 +19,17 @@ class DataLost(UsageError):
     """The text can't be read any more; all else is as it was."""
 
 
+class Diverged(UsageError):
+    """Loss or gradients are no numbers, again and again.
+
+    ``suspect_from``: the first step after which the weights were those that gave no numbers.
+    """
+
+    def __init__(self, message: str, suspect_from: int):
+        super().__init__(message)
+        self.suspect_from = suspect_from
+
+
 class Signals:
     """Remembers that SIGINT or SIGTERM came, so that the step at hand is finished and saved first."""
 
@@ -51,16 +62,18 @@ class Signals:
 
 @dataclass
 class Spikes:
-    """Tells losses that leap: further above the running mean than they ever strayed from it.
+    """Tells losses that leap: above the running mean by far more than losses differ from step to step.
 
     Mean and variance fade exponentially; they are part of a checkpoint.
     """
 
     mean: float = 0.0
     variance: float = 0.0
+    """Of the noise: half the mean square of the difference between two losses, whatever their trend."""
+    last: float = 0.0
     steps: int = 0
 
-    FADE = 0.02
+    FADE = 0.05
     WARMUP = 50
     """Steps before anything is called a spike."""
     SIGMAS = 6.0
@@ -71,14 +84,15 @@ class Spikes:
         """Takes a loss into account, and says whether it is a spike."""
         if not math.isfinite(loss):
             return False
-        above = loss - self.mean
-        limit = max(self.SIGMAS * math.sqrt(self.variance), self.LEAST * self.mean)
-        spike = self.steps >= self.WARMUP and above > limit
+        noise = self.SIGMAS * math.sqrt(self.variance)
+        limit = self.mean + max(noise, self.LEAST * self.mean)
+        spike = self.steps >= self.WARMUP and loss > limit
         if spike:
-            above = limit  # it counts as the largest loss that is none
-        # The first losses count in full.
-        fade = max(self.FADE, 1 / (self.steps + 1))
-        self.mean += fade * above
-        self.variance = (1 - fade) * (self.variance + fade * above**2)
+            loss = limit  # as much as it may say about the losses to come
+        fade = max(self.FADE, 1 / (self.steps + 1))  # the first losses count in full
+        if self.steps:
+            self.variance += fade * ((loss - self.last) ** 2 / 2 - self.variance)
+        self.mean += fade * (loss - self.mean)
+        self.last = loss
         self.steps += 1
         return spike

@@ -22,7 +22,7 @@ from compressive_transformer.memory import EMPTY, Memory
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import autocast
 from compressive_transformer.train.config import TrainConfig
-from compressive_transformer.train.faults import DataLost, Signals, Spikes
+from compressive_transformer.train.faults import DataLost, Diverged, Signals, Spikes
 from compressive_transformer.train.optimizer import Optimizer, is_sharded, learning_rate_factor
 from compressive_transformer.train.parallel import World, gradients_stay, parallelize
 
@@ -123,6 +123,8 @@ class Trainer:
         """Spent on training before this process began."""
         self._suspects: dict[str, None] = {}
         self._spoiled = False
+        self._proven = 1
+        """Step of the last update: weights before it gave numbers, those after it may not."""
         self.sums = self._no_sums()
         self._started = self._saved = self._validated = self._since = time.monotonic()
         self._recorded, self._recorded_tokens = 0, 0
@@ -155,10 +157,10 @@ class Trainer:
         Raises:
             Stopped: a signal came; the step at hand was finished and ``on_pause`` called.
             DataLost: the text can't be read any more; the trainer stands where it was before the step.
-            UsageError: loss or gradients are no numbers, too many times in a row.
+            Diverged: loss or gradients are no numbers, too many times in a row.
         """
         self._started = self._saved = self._validated = self._since = time.monotonic()
-        self._recorded_tokens = self.tokens
+        self._recorded_tokens, self._proven = self.tokens, self.step + 1
         if not self.sums.steps:
             self._recorded = self.step
         self.validate_at = [part for part in self.validate_at if part > self.done]
@@ -169,7 +171,7 @@ class Trainer:
             self._watch(told)
             if self.step % LOG_EVERY == 0:
                 self._record(told.done)
-            if (told.save or told.validate) and told.done < 1 and not told.signal:
+            if (told.save or told.validate) and told.done < 1 and not told.signal and not self.skipped:
                 self._pause(told.validate)
         if told.signal and told.done < 1:
             self._pause(False)
@@ -237,6 +239,7 @@ class Trainer:
             self.optimizer.step()
             self.updates += 1
             self.skipped = 0
+            self._proven = self.step
         self.optimizer.clear()
         self.waiting, self._spoiled = 0, False
         self._suspects.clear()
@@ -250,9 +253,10 @@ class Trainer:
         if self.world.first:
             self.on_event("skipped", step=self.step, reason=reason, documents=documents)
         if self.skipped >= self.config.max_skipped:
-            raise UsageError(
+            raise Diverged(
                 f"{reason} at step {self.step}, and {self.skipped} updates in a row were skipped for that; "
-                "resume from the last checkpoint with a lower --optimizer.lr and --optimizer.muon-lr"
+                "use a lower --optimizer.lr and --optimizer.muon-lr",
+                suspect_from=self._proven,
             )
 
     def _finish_period(self) -> None:

@@ -35,7 +35,7 @@ class Optimizer:
         if matrices:
             muon = ShardedMuon if is_sharded(matrices[0]) else torch.optim.Muon
             self.parts.append(muon(matrices, lr=config.muon_lr, weight_decay=0.0))
-        self.names = {p: name for name, p in model.named_parameters()}
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_factor(self, factor: float) -> None:

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.utils.checkpoint import checkpoint
 
 from compressive_transformer.errors import UsageError
@@ -75,11 +77,6 @@ class World:
         rows = self.gather([len(data), *data, *[0] * (1024 - len(data))]).to(torch.int64).tolist()
         return [bytes(row[1 : 1 + row[0]]).decode(errors="ignore") for row in rows]
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over processes, in float64 on the host."""
-        x = x.detach().to("cpu", torch.float64)
-        return self.gather(x.flatten().tolist()).mean(dim=0).view(x.shape)
-
     def wait(self) -> None:
         """Until all processes are here."""
         if self.host is not None:
@@ -102,9 +99,9 @@ def join(device: Device) -> Iterator[World]:
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     try:
-        store, rank, size = next(dist.rendezvous("env://"))
+        store, rank, size = next(rendezvous("env://"))
         # After a restart the store may still have the addresses of processes that are dead.
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (ValueError, RuntimeError) as error:

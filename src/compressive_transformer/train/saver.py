@@ -72,6 +72,10 @@ class Saver:
             return False
         return True
 
+    def close(self) -> None:
+        """Ends the thread, when it has written what it was given."""
+        self._thread.shutdown()
+
     def _write(
         self, step: int, tensors: Mapping[str, Tensor], facts: dict[str, Any], weights: dict[str, Tensor]
     ) -> None:
