@@ -1,34 +1,27 @@
-"""Datasets: cut anywhere, broken off anywhere, they hold what the files hold, or say what is wrong."""
+"""Datasets: cut anywhere, they hold what the files hold, or say what is wrong."""
 
-import gzip
 import json
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from folders import BYTES, same, write
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from compressive_transformer.data import (
     ByteTokenizer,
     Corpus,
     Document,
     Preparing,
-    Shards,
     files,
     open_dataset,
-    pool,
     prepare,
     prepare_dataset,
     read_documents,
@@ -37,48 +30,8 @@ from compressive_transformer.data import (
     split,
     units,
     verify_dataset,
-    work,
 )
-from compressive_transformer.data.shards import Shard
 from compressive_transformer.errors import UsageError
-
-BYTES = ByteTokenizer()
-TEXT = b"".join(b"line %d\n\n" % i for i in range(100))
-
-
-def same(a: Corpus, b: Corpus) -> bool:
-    arrays = ((a.tokens, b.tokens), (a.starts, b.starts), (a.num_bytes, b.num_bytes))
-    return list(a.names) == list(b.names) and all(np.array_equal(x, y) for x, y in arrays)
-
-
-def write(folder: Path, contents: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in contents.items():
-        (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return folder
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    return write(tmp_path / "text", {"a.txt": TEXT, "b.txt.gz": b"b" * 50, "c.txt": b"c\n\nd"})
-
-
-@pytest.fixture
-def tiny_units():
-    with patch.object(units, "UNIT", 64):
-        yield
-
-
-def finished(folder: Path) -> int:
-    return len(list(folder.glob("*.json"))) - (folder / files.UNFINISHED).exists() if folder.exists() else 0
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
 
 # Cut anywhere
 
@@ -172,183 +125,6 @@ def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path):
     assert peak < 50_000 * 120
 
 
-# Broken off
-
-SLOWLY = """
-import sys, time
-from compressive_transformer.cli import main
-from compressive_transformer.data import pool, units
-make_shard = pool.make_shard
-def slowly(*arguments):
-    time.sleep(0.05)
-    make_shard(*arguments)
-if __name__ == "__main__":
-    units.UNIT, pool.make_shard = 64, slowly
-    main(sys.argv[1:])
-"""
-
-
-def start_slowly(text: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SLOWLY, "prepare", str(text), "--out", str(out), "--workers", "1", *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_preparation_goes_on(text: Path, tmp_path: Path, tiny_units: None):
-    out = tmp_path / "out"
-    with start_slowly(text, out) as process:
-        wait_until(lambda: finished(out) >= 3)
-        process.kill()
-    with pytest.raises(UsageError, match=r"is an unfinished dataset: go on with the command that began it$"):
-        prepare(out, BYTES)
-    (out / "shard-00099.bin.1.part").write_bytes(b"half")
-    done = finished(out)
-    assert 3 <= done < 15
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.bin")}
-    seen: list[Preparing] = []
-    corpus = prepare_dataset(text, out, BYTES, workers=1, progress=seen.append)
-    assert (seen[0].shards, seen[-1].shards) == (done, seen[0].shards_total)
-    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.bin")}
-    assert sum(times[name] == kept.get(name) for name in times) == done
-    assert same(corpus, Corpus.from_documents(read_documents(text), BYTES))
-    verify_dataset(out)
-    assert {path.suffix for path in out.iterdir()} == {"", ".bin", ".json", ".npy"}
-    assert [path.name for path in out.glob("*.json")] == [files.DATASET]
-
-
-def test_an_interrupted_preparation_says_how_far_it_is(text: Path, tmp_path: Path):
-    with start_slowly(text, tmp_path / "out") as process:
-        wait_until(lambda: finished(tmp_path / "out") >= 2)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
-    assert process.returncode == 130
-    done = finished(tmp_path / "out")
-    *_, last = said.splitlines()
-    assert last == f"stopped: {done} of 16 shards are done; the same command goes on from there"
-
-
-def test_two_processes_may_prepare_the_same(text: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    with start_slowly(text, out) as first:
-        wait_until(lambda: finished(out) >= 1)
-        with start_slowly(text, out) as second:
-            said = [process.communicate() for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert said[0][0] == said[1][0]
-    assert "waiting for another process that prepares the same" in said[1][1]
-    verify_dataset(out)
-
-
-def test_workers_are_stopped_and_their_shards_kept(text: Path, tmp_path: Path, tiny_units: None):
-    def interrupt(now: Preparing) -> None:
-        if now.shards > 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(text, tmp_path / "out", BYTES, workers=2, progress=interrupt)
-    assert finished(tmp_path / "out") > 4
-    assert not list(tmp_path.glob("out/*.part"))
-    seen: list[Preparing] = []
-    corpus = prepare_dataset(text, tmp_path / "out", BYTES, workers=1, progress=seen.append)
-    assert seen[0].shards > 4
-    assert same(corpus, Corpus.from_documents(read_documents(text), BYTES))
-
-
-ORPHAN = """
-import sys, time
-from compressive_transformer.data import ByteTokenizer, prepare_dataset, units
-class Slow(ByteTokenizer):
-    def encode(self, data):
-        import os
-        open(sys.argv[2] + f"/{os.getpid()}.pid", "w").close()
-        time.sleep(60)
-if __name__ == "__main__":
-    units.UNIT = 64
-    prepare_dataset(sys.argv[1], sys.argv[3], Slow(), workers=2)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_no_worker_survives_its_parent(text: Path, tmp_path: Path):
-    (tmp_path / "pids").mkdir()
-    (tmp_path / "orphan.py").write_text(ORPHAN)
-    command = [sys.executable, tmp_path / "orphan.py", text, tmp_path / "pids", tmp_path / "out"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
-        process.kill()
-    pids = [int(path.stem) for path in (tmp_path / "pids").iterdir()]
-    wait_until(lambda: not any(map(is_alive, pids)))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize("damage", ["cut", "no table", "no record", "bad record"])
-def test_what_is_half_made_is_made_again(text: Path, tmp_path: Path, tiny_units: None, damage: str):
-    calls = 0
-
-    def interrupt(*arguments: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        work.make_shard(*arguments)  # pyright: ignore[reportArgumentType]
-
-    with patch.object(pool, "make_shard", interrupt), pytest.raises(KeyboardInterrupt):
-        prepare_dataset(text, tmp_path / "out", BYTES, workers=1)
-    assert finished(tmp_path / "out") == 3
-    stem = tmp_path / "out" / "shard-00001"
-    match damage:
-        case "cut":
-            os.truncate(stem.with_suffix(".bin"), 10)
-        case "no table":
-            stem.with_suffix(".npy").unlink()
-        case "no record":
-            stem.with_suffix(".json").unlink()
-        case _:
-            stem.with_suffix(".json").write_text('{"num_tokens": 3}')
-    seen: list[Preparing] = []
-    corpus = prepare_dataset(text, tmp_path / "out", BYTES, workers=1, progress=seen.append)
-    assert seen[0].shards == 2
-    assert same(corpus, Corpus.from_documents(read_documents(text), BYTES))
-
-
-def test_shards_of_a_changed_text_are_not_kept(text: Path, tmp_path: Path, tiny_units: None):
-    def interrupt(now: Preparing) -> None:
-        if now.shards == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(text, tmp_path / "out", BYTES, workers=1, progress=interrupt)
-    (text / "a.txt").write_bytes(TEXT.upper())
-    corpus = prepare_dataset(text, tmp_path / "out", BYTES, workers=1)
-    assert same(corpus, Corpus.from_documents(read_documents(text), BYTES))
-
-
-class Meddler(ByteTokenizer):
-    """Writes to the file that is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def encode(self, data: bytes) -> NDArray[np.uint16]:
-        with self.path.open("ab") as file:
-            file.write(b"more")
-        return super().encode(data)
-
-
-@pytest.mark.parametrize("name", ["a.txt", "b.txt.gz"])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_source_that_changes(text: Path, tmp_path: Path, tiny_units: None, name: str, workers: int):
-    said = rf"^.*{name} was changed while it was read: start again when nothing writes to it$"
-    with pytest.raises(UsageError, match=said):
-        prepare_dataset(text / name, tmp_path / "out", Meddler(text / name), workers=workers)
-    assert not (tmp_path / "out" / files.DATASET).exists()
-
-
 # What is wrong
 
 
@@ -408,11 +184,23 @@ def test_a_manifest_that_is_none(text: Path, tmp_path: Path, content: str, messa
     assert (tmp_path / "out" / files.DATASET).read_text() == content
 
 
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return os.mkdir, (self.path,)
+
+
 def test_no_pickle_in_a_table(text: Path, tmp_path: Path):
     prepare_dataset(text, tmp_path / "out", BYTES)
-    np.save(tmp_path / "out" / "documents.npy", np.array([[print, 1]], object), allow_pickle=True)
+    table = np.array([[Trap(tmp_path / "trapped"), 1]], object)
+    np.save(tmp_path / "out" / "documents.npy", table, allow_pickle=True)
     with pytest.raises(UsageError, match=r"documents.npy is missing or damaged"):
         prepare(tmp_path / "out", BYTES)
+    assert not (tmp_path / "trapped").exists()
 
 
 def test_a_dataset_is_read_in_place_of_its_text(text: Path, tmp_path: Path):
@@ -490,67 +278,11 @@ def test_fingerprints_tell_texts_apart(text: Path, tmp_path: Path):
     assert renamed.fingerprint == in_memory[0]
 
 
-# Tokens in files
-
-
-def in_files(folder: Path, pieces: list[NDArray[np.uint16]]) -> Shards:
-    made = []
-    for number, piece in enumerate(pieces):
-        (folder / f"{number}.bin").write_bytes(piece.tobytes())
-        made.append(Shard(folder / f"{number}.bin", len(piece), ""))
-    return Shards.over(made, np.uint16)
-
-
-@settings(deadline=None)
-@given(
-    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6),
-    cuts=st.lists(st.tuples(*[st.none() | st.integers(-40, 40)] * 2), max_size=3),
-)
-def test_shards_are_like_an_array(sizes: list[int], cuts: list[tuple[int | None, int | None]]):
-    truth = np.arange(sum(sizes), dtype=np.uint16)
-    with tempfile.TemporaryDirectory() as folder, patch.object(shards, "FILES", shards.OpenFiles(2)):
-        tokens = in_files(Path(folder), np.split(truth, np.cumsum(sizes)[:-1]))
-        for start, stop in cuts:
-            tokens, truth = tokens[start:stop], truth[start:stop]
-        assert len(tokens) == len(truth)
-        assert (np.asarray(tokens).tolist(), np.asarray(tokens).dtype) == (truth.tolist(), truth.dtype)
-        assert tokens.astype(np.int64).dtype == np.int64
-        assert np.array_equal(pickle.loads(pickle.dumps(tokens)), truth)
-        assert len(shards.FILES._files) <= 2
-        shards.FILES.close()
-
-
-def test_what_shards_can_not_do(tmp_path: Path):
-    tokens = in_files(tmp_path, [np.arange(4, dtype=np.uint16)])
-    with pytest.raises(ValueError, match="in steps of 1, got 2"):
-        tokens[::2]
-    with pytest.raises(ValueError, match="without a copy"):
-        np.array(tokens, copy=False)
-
-
-def test_a_corpus_in_files_is_small_when_pickled(text: Path, tmp_path: Path):
-    corpus = prepare_dataset(text, tmp_path / "out", BYTES)
-    assert len(pickle.dumps(corpus)) < 3000
-    assert same(pickle.loads(pickle.dumps(corpus)), corpus)
-
-
-@pytest.mark.parametrize(
-    ("opened", "message"),
-    [
-        (False, r"^cannot read the token file .*shard-00000.bin \(No such file or directory\): prepare"),
-        (True, r"^the token file .*shard-00000.bin has been cut short: prepare the text again$"),
-    ],
-)
-def test_a_token_file_that_goes_away(text: Path, tmp_path: Path, opened: bool, message: str):
-    corpus = prepare_dataset(text, tmp_path / "out", BYTES)
-    path = tmp_path / "out" / "shard-00000.bin"
-    if opened:
-        np.asarray(corpus.tokens[:10])
-        os.truncate(path, 100)
-    else:
-        path.unlink()
-    with pytest.raises(UsageError, match=message):
-        np.asarray(corpus.tokens)
+def test_fingerprints_of_equal_shapes(tmp_path: Path):
+    write(tmp_path, {"a.txt": b"aabb", "b.txt": b"aabc"})
+    a, b = (prepare_dataset(tmp_path / f"{n}.txt", tmp_path / n, BYTES) for n in "ab")
+    halves = [replace(a, tokens=a.tokens[i : i + 2], starts=np.array([0, 2])) for i in (0, 2)]
+    assert len({corpus.fingerprint for corpus in (a, b, *halves)}) == 4
 
 
 def test_the_manifest_says_what_the_dataset_is(text: Path, tmp_path: Path):
