@@ -213,3 +213,15 @@ def test_a_source_that_changes(text: Path, tmp_path: Path, tiny_units: None, nam
     with pytest.raises(UsageError, match=said):
         prepare_dataset(text / name, tmp_path / "out", Meddler(text / name), workers=workers)
     assert not (tmp_path / "out" / files.DATASET).exists()
+
+
+class Deadly(ByteTokenizer):
+    def encode(self, data: bytes) -> NDArray[np.uint16]:
+        os._exit(9)
+
+
+def test_a_worker_that_dies(text: Path, tmp_path: Path, tiny_units: None):
+    with pytest.raises(UsageError, match=r"^a process that made tokens was ended from outside") as caught:
+        prepare_dataset(text, tmp_path / "out", Deadly(), workers=2)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / files.DATASET).exists()
