@@ -2,9 +2,10 @@
 
 import json
 import tracemalloc
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from compressive_transformer.data import (
     Stream,
     embedded_books,
     prepare,
+    read_documents,
+    units,
 )
 from compressive_transformer.errors import UsageError
 
@@ -193,3 +196,117 @@ def test_a_book_through_lanes(tmp_path: Path):
     assert batch.inputs[0, 0] == DOCUMENT
     assert b"MOONFLEET" in corpus.tokenizer.decode(batch.inputs[0])
     assert corpus.num_bytes.tolist() == [428_948]
+
+
+# Rows, documents, and what is believed of a state
+
+
+@given(case=long_enough, data=st.data(), steps=st.integers(1, 8))
+def test_rows_are_slices_of_the_whole(case: Case, data: st.DataObject, steps: int):
+    datas, options = case
+    cuts = data.draw(st.lists(st.integers(1, options["num_lanes"]), max_size=2).map(sorted))
+    ends = sorted({0, *cuts, options["num_lanes"]})
+    parts = [range(*pair) for pair in pairwise(ends)]
+    whole = Lanes(corpus_of(datas), **options)
+    lanes = [Lanes(corpus_of(datas), **options, rows=rows) for rows in parts]
+    for _ in range(steps):
+        batch, pieces = next(whole), [next(part) for part in lanes]
+        assert torch.equal(torch.cat([piece.inputs for piece in pieces]), batch.inputs)
+        assert torch.equal(torch.cat([piece.targets for piece in pieces]), batch.targets)
+        for piece, rows in zip(pieces, parts, strict=True):
+            resets = None if batch.resets is None else batch.resets[rows.start : rows.stop]
+            assert (piece.resets is None) == (resets is None or not resets.any())
+            assert piece.resets is None or (resets is not None and torch.equal(piece.resets, resets))
+        named = [name for part in lanes for name in part.documents()]
+        assert list(dict.fromkeys(named)) == whole.documents()
+    for part in lanes:
+        assert part.state_dict() == whole.state_dict()
+        assert (part.tokens_read, part.epoch) == (whole.tokens_read, whole.epoch)
+
+
+@given(case=long_enough, steps=st.integers(1, 8))
+def test_lanes_name_the_documents_that_they_read(case: Case, steps: int):
+    datas, options = case
+    lanes = Lanes(corpus_of(datas), **options)
+    assert lanes.documents() == []
+    names = [str(i) for i in lanes.stream.order.tolist() for _ in (0, *datas[i])]
+    for step in range(steps):
+        next(lanes)
+        expected: dict[str, None] = {}
+        for lane in range(options["num_lanes"]):
+            start = lane * len(names) // options["num_lanes"] + step * options["length"]
+            expected |= {names[(start + i) % len(names)]: None for i in range(options["length"])}
+        assert lanes.documents() == list(expected)
+
+
+@given(case=long_enough, steps=st.integers(0, 9), more=st.integers(0, 9))
+def test_lanes_advance_to_where_they_would_stand(case: Case, steps: int, more: int):
+    datas, options = case
+    lanes, jumped = Lanes(corpus_of(datas), **options), Lanes(corpus_of(datas), **options)
+    list(islice(lanes, steps))
+    list(islice(jumped, more))
+    jumped.advance_to(lanes.tokens_read)
+    assert jumped.state_dict() == lanes.state_dict()
+    assert torch.equal(next(jumped).inputs, next(lanes).inputs)
+
+
+def test_other_lanes_advance_to_the_same_place():
+    datas = [bytes(range(200))]
+    two, five = lanes_of(datas, num_lanes=2, length=10), lanes_of(datas, num_lanes=5, length=10)
+    list(islice(two, 4))
+    five.advance_to(two.tokens_read)
+    assert five.tokens_read == two.tokens_read == 80
+    assert five.state_dict()["positions"] == [lane * 201 // 5 + 16 for lane in range(5)]
+    with pytest.raises(UsageError, match="tokens_read should be 0 or more, not '-1'"):
+        five.advance_to(-1)
+
+
+@pytest.mark.parametrize("rows", [range(0), range(1, 1), range(1, 3), range(-1, 1), range(0, 2, 2)])
+def test_rows_that_are_none(rows: range):
+    with pytest.raises(UsageError, match=r"are not rows of 2 lanes: use at least one lane for each process"):
+        lanes_of([b"abcdefgh"], rows=rows)
+
+
+def test_another_text_of_the_same_size_is_told_apart():
+    lanes = lanes_of([b"abcdefgh"])
+    with pytest.raises(UsageError, match=r"the saved lanes have fingerprint [0-9a-f]{64} and these"):
+        lanes.load_state_dict(lanes_of([b"abcdefgx"]).state_dict())
+
+
+@pytest.mark.parametrize("state", [None, [], "state", 3])
+def test_what_is_no_state(state: Any):
+    with pytest.raises(UsageError, match=r"^the saved lanes are damaged, the state should be a table"):
+        lanes_of([b"abcdefgh"]).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("positions", value) for value in (None, 3, [1], [1, 2, 3], [0, 9], [0, -1], [0, 1.0], [0, "1"])],
+        *[("positions", value) for value in ([0, True], [0, None], {"0": 1, "1": 2}, "01", [[0], [1]])],
+        *[("tokens_read", value) for value in (None, -1, 1.5, "1", True, [], float("nan"))],
+        *[("num_lanes", value) for value in (2.0, "2", None, True)],
+    ],
+)
+def test_a_state_that_makes_no_sense(key: str, value: Any):
+    lanes = lanes_of([b"abcdefgh"])
+    next(lanes)
+    before = lanes.state_dict()
+    with pytest.raises(UsageError, match=key) as caught:
+        lanes.load_state_dict({**before, key: value})
+    assert "\n" not in str(caught.value)
+    without = {name: kept for name, kept in before.items() if name != key}
+    with pytest.raises(UsageError, match=key):
+        lanes.load_state_dict(without)
+    assert lanes.state_dict() == before
+
+
+def test_lanes_through_many_shards(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"".join(b"%d\n" % i for i in range(500)))
+    with patch.object(units, "UNIT", 100):
+        corpus = prepare(tmp_path / "a.txt", ByteTokenizer(), separator="7\\n", cache_dir=tmp_path, workers=1)
+    in_memory = Corpus.from_documents(read_documents(tmp_path / "a.txt", separator="7\\n"), ByteTokenizer())
+    pair = [Lanes(c, num_lanes=3, length=50, seed=1) for c in (corpus, in_memory)]
+    for a, b in islice(zip(*pair, strict=True), 30):
+        assert torch.equal(a.inputs, b.inputs)
+        assert pair[0].documents() == pair[1].documents()

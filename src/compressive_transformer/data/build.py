@@ -22,7 +22,7 @@ from compressive_transformer.data.dataset import (
     open_dataset,
 )
 from compressive_transformer.data.disk import PART, whole_file
-from compressive_transformer.data.files import DATASET, UNFINISHED, Source, Stamp
+from compressive_transformer.data.files import DATASET, LOCK, UNFINISHED, Source, Stamp
 from compressive_transformer.data.pool import Preparing, Progress, Teller, default_workers, make_shards
 from compressive_transformer.data.shards import FILES
 from compressive_transformer.data.sources import nothing_but_separators, parse_separator
@@ -37,8 +37,6 @@ from compressive_transformer.data.work import (
     shard_name,
 )
 from compressive_transformer.errors import UsageError
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,22 +132,26 @@ def _is_done(folder: Path, recipe: Recipe, *, own: bool) -> bool:
     """Whether the folder is a whole dataset of the recipe.
 
     Raises:
-        UsageError: It is a dataset of something else.
+        UsageError: It is a dataset of something else, or perhaps is.
     """
     if not (folder / DATASET).exists():
         return False
     try:
-        if Manifest.read(folder).key == recipe.key:
-            open_dataset(folder, recipe.tokenizer)
-            return True
+        manifest = Manifest.read(folder)
     except UsageError:
         if not own:
             raise
         return False
-    raise UsageError(
-        f"{folder} holds a dataset of another text, or of this text before it was changed: choose another "
-        "folder, or remove it"
-    )
+    if manifest.key != recipe.key:
+        raise UsageError(
+            f"{folder} holds a dataset of another text, or of this text before it changed: choose another "
+            "folder, or remove it"
+        )
+    try:
+        open_dataset(folder, recipe.tokenizer)
+    except UsageError:
+        return False
+    return True
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:

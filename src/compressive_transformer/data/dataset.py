@@ -80,7 +80,11 @@ class Manifest:
                 raise ValueError(values["dtype"])
             values["sources"] = tuple(SourceEntry(**entry) for entry in values["sources"])
             values["shards"] = tuple(ShardEntry(**entry) for entry in values["shards"])
-            return cls(**values)
+            manifest = cls(**values)
+            counts = [*(s.documents for s in manifest.sources), *(s.tokens for s in manifest.shards)]
+            if not (manifest.sources and manifest.shards and all(type(count) is int for count in counts)):
+                raise ValueError(counts)
+            return manifest
         except UsageError:
             raise
         except OSError as error:

@@ -19,7 +19,8 @@ from compressive_transformer.errors import UsageError
 
 STDIN = "-"
 DATASET, UNFINISHED = "dataset.json", "unfinished.json"
-"""What a folder of tokens is known by, once it is whole and before."""
+"""What a folder of tokens is known by, once it is whole and before; beside it lies ``LOCK``."""
+LOCK = ".lock"
 PACKED: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 ARCHIVE = re.compile(r"\.(tar(\.(gz|xz|bz2|zst|z))?|tgz|tbz2?|txz|zip|7z|rar|zst|lz4)$", re.IGNORECASE)
 # Other files that hold no text give themselves away by a NUL byte.
@@ -53,6 +54,8 @@ class Source:
     """None is standard input."""
     named: bool
     """Given by its own name and not through a folder or pattern: it is read whatever it holds."""
+    is_dataset: bool = False
+    """It is the manifest of a folder of tokens."""
 
     @property
     def is_stream(self) -> bool:
@@ -63,11 +66,6 @@ class Source:
     def is_packed(self) -> bool:
         """It is smaller on the disk than its text."""
         return self.path is not None and self.path.suffix.lower() in PACKED
-
-    @property
-    def is_dataset(self) -> bool:
-        """It is a folder of tokens, made by `compressive prepare`."""
-        return self.path is not None and self.path.name == DATASET
 
     def stamp(self) -> Stamp | None:
         """Its size and time of change; None if it is a stream."""
@@ -141,9 +139,9 @@ def _expand(name: str, skipped: list[Path]) -> list[Source]:
     with reading(name):
         if name.startswith("hf:"):
             raise UsageError(f"{name} is a stream of a data set, which only 'train --data' reads, and alone")
-        if (path / DATASET).is_file():
-            return [Source(name, path / DATASET, named=True)]
-        if (path / UNFINISHED).is_file():
+        if _has_tokens(path, DATASET):
+            return [Source(name, path / DATASET, named=True, is_dataset=True)]
+        if _has_tokens(path, UNFINISHED):
             raise UsageError(f"{name} is an unfinished dataset: go on with the command that began it")
         if path.is_dir():
             candidates = list(_walk(path, set()))
@@ -169,12 +167,18 @@ def _expand(name: str, skipped: list[Path]) -> list[Source]:
     return texts
 
 
+def _has_tokens(folder: Path, mark: str) -> bool:
+    return (folder / mark).is_file() and (folder / LOCK).is_file()
+
+
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """The visible files below a folder. No folder is entered twice, so that links cannot lead round."""
     stat = folder.stat()
     if (stat.st_dev, stat.st_ino) in seen:
         return
     seen.add((stat.st_dev, stat.st_ino))
+    if _has_tokens(folder, DATASET) or _has_tokens(folder, UNFINISHED):
+        raise UsageError(f"{folder} holds tokens among text: take it from there, or name the text apart")
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue

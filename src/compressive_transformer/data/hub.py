@@ -87,13 +87,14 @@ class EndlessRows:
     """
 
     def __init__(self, text: HubText, excluded: Collection[bytes], *, rank: int, world: int) -> None:
-        from datasets.distributed import split_dataset_by_node
+        self._text, self._excluded, self._part = text, excluded, (rank, world)
+        self._epoch = 0
+        self._begin()
 
-        self.name, self._column, self._excluded = text.name, text.column, excluded
-        self._dataset = split_dataset_by_node(text.dataset, rank, world)
-        self._iterator: Iterator[dict[str, Any]] | None = None
-        self._epoch = self._number = 0
-        self._stream: dict[str, Any] = self._dataset.state_dict()
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self._text.name
 
     def __next__(self) -> Row:
         """The next text.
@@ -104,17 +105,14 @@ class EndlessRows:
         ends = 0
         while ends < 2:  # the first may have been near
             with reaching(self.name):
-                if self._iterator is None:
-                    self._dataset.set_epoch(self._epoch)
-                    self._iterator = iter(self._dataset)
+                self._iterator = self._iterator or iter(self._dataset)
                 values = next(self._iterator, None)
             if values is None:
-                ends, self._epoch, self._number = ends + 1, self._epoch + 1, 0
-                self._dataset.set_epoch(self._epoch)
-                self._iterator = iter(self._dataset)
+                ends, self._epoch = ends + 1, self._epoch + 1
+                self._begin()
                 continue
             self._number += 1
-            row = Row(self._number, (values[self._column] or "").encode())
+            row = Row(self._number, (values[self._text.column] or "").encode())
             if row.data and row.digest not in self._excluded:
                 return row
         raise UsageError(
@@ -124,7 +122,7 @@ class EndlessRows:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the texts stand, fit for JSON."""
-        stream = deepcopy(self._stream) if self._iterator is None else self._dataset.state_dict()
+        stream = self._dataset.state_dict() if self._iterator else deepcopy(self._stream)
         return {"epoch": self._epoch, "number": self._number, "stream": stream}
 
     def load_state_dict(self, state: Any) -> None:
@@ -136,19 +134,41 @@ class EndlessRows:
         if not isinstance(state, dict):
             raise damaged_state("texts", "a table", state)
         epoch, number = (check_count(state.get(key), key) for key in ("epoch", "number"))
-        stream = state.get("stream")
-        if not isinstance(stream, dict) or stream.get("epoch") != epoch:
-            raise damaged_state("stream", f"a table of epoch {epoch}", stream)
-        self._dataset.set_epoch(epoch)
-        self._dataset.load_state_dict(deepcopy(stream))
-        try:
-            next(iter(self._dataset), None)  # tries the state out; what it reads is read again
-        except OSError:
-            raise
-        except Exception:
-            raise damaged_state("stream", "the state of a data set", stream) from None
-        self._dataset.load_state_dict(deepcopy(stream))
-        self._epoch, self._number, self._stream, self._iterator = epoch, number, stream, None
+        stream: Any = state.get("stream")
+        dataset = self._new_dataset()
+        if not _is_like(stream, dataset.state_dict()):
+            raise damaged_state("stream", "the state of a data set", stream)
+        dataset.load_state_dict(deepcopy(stream))
+        self._dataset, self._iterator = dataset, None
+        self._epoch, self._number, self._stream = epoch, number, deepcopy(stream)
+
+    def _begin(self) -> None:
+        """Goes back to the first text."""
+        self._dataset = self._new_dataset()
+        self._iterator: Iterator[dict[str, Any]] | None = None
+        self._number, self._stream = 0, self._dataset.state_dict()
+
+    def _new_dataset(self) -> "IterableDataset":
+        """One that stands at its first text: those that go on from a state do so each time they are read.
+
+        Its own epoch stays 0, for others would give its files another order, and other files to each process.
+        """
+        from datasets.distributed import split_dataset_by_node
+
+        rank, world = self._part
+        return split_dataset_by_node(self._text.dataset, rank, world)
+
+
+def _is_like(given: Any, known: Any) -> bool:
+    """Whether the state has the form of one that is known; what is None there may be a state."""
+    if isinstance(known, dict):
+        same_keys = isinstance(given, dict) and given.keys() == known.keys()
+        return same_keys and all(_is_like(given[key], value) for key, value in known.items())
+    if isinstance(known, list):
+        return isinstance(given, list) and all(map(_is_like, given, known)) and len(given) == len(known)
+    if type(known) is int:
+        return type(given) is int and given >= 0
+    return type(given) is type(known) or (known is None and isinstance(given, dict))
 
 
 @contextmanager

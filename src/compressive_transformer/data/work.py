@@ -108,6 +108,15 @@ class _Writer:
     def add(self, piece: Piece, report: Report) -> int:
         """Writes the documents of a piece; returns how many they are."""
         before = len(self.num_tokens)
+        try:
+            self._write(piece, report)
+        except UsageError:
+            check_unchanged(piece)  # the better reason, if it has changed
+            raise
+        check_unchanged(piece)
+        return len(self.num_tokens) - before
+
+    def _write(self, piece: Piece, report: Report) -> None:
         self.inside = False
         chunks = read_chunks(piece.source, piece.start, piece.stop, report)
         for place, part in enumerate(divide(chunks, self.job.separator)):
@@ -124,8 +133,6 @@ class _Writer:
             self.hasher.update(tokens.data)
             self.num_tokens[-1] += len(tokens)
             self.num_bytes[-1] += len(part)
-        check_unchanged(piece)
-        return len(self.num_tokens) - before
 
 
 def check_unchanged(piece: Piece) -> None:

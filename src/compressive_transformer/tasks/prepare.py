@@ -70,14 +70,15 @@ class PrepareDisplay:
     def __call__(self, now: Preparing) -> None:
         """Shows how far it is."""
         self.last = now
+        line = f"{_megabytes(now.bytes_read, now.bytes_total)}, {now.shards} of {now.shards_total} shards"
         what = "waiting for another process that prepares the same" if now.waiting else "preparing"
-        self._show(what, now.bytes_read, now.bytes_total, f", {now.shards} of {now.shards_total} shards")
+        self._show(what, now.bytes_read, now.bytes_total, "" if now.waiting else f": {line}")
 
     def check(self, done: int, total: int) -> None:
         """Shows how far a check is."""
-        self._show("checking", done, total, "")
+        self._show("checking", done, total, f": {_megabytes(done, total)}")
 
-    def _show(self, what: str, done: int, total: int | None, more: str) -> None:
+    def _show(self, what: str, done: int, total: int | None, line: str) -> None:
         time_now = time.monotonic()
         self._bar.update(self._task, description=what, completed=done, total=total)
         if time_now < self._shown_from:
@@ -86,12 +87,15 @@ class PrepareDisplay:
             self._bar.start()
         elif time_now >= self._next_line:
             self._next_line = time_now + LINES_EVERY
-            of = "" if total is None else f" of {total / 1e6:,.1f}"
-            self.say(f"{what}: {done / 1e6:,.1f}{of} MB{more}")
+            self.say(what + line)
 
     def say(self, text: str) -> None:
         """Prints a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _megabytes(done: int, total: int | None) -> str:
+    return f"{done / 1e6:,.1f}" + ("" if total is None else f" of {total / 1e6:,.1f}") + " MB"
 
 
 def prepare_shown(paths: Sequence[str], tokenizer: Tokenizer, *, separator: str | None = None) -> Corpus:
