@@ -38,7 +38,7 @@ def torchrun(count: int, *arguments: str, options: Sequence[str] = ()) -> subpro
     """Runs the command line in several processes."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=0"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
             *(*options, "-m", "compressive_transformer", *arguments),
         ],
         stdout=subprocess.PIPE,

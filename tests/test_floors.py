@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # Neighbours on one floor do not know each other. Errors are the ground that every floor stands on.
 HOUSE = {
     -2: {"errors"},
-    -1: {"storage"},
+    -1: {"settings", "storage"},
     0: {"memory", "ops", "losses", "precision"},
     1: {"nn", "data"},
     2: {"model"},

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.checkpoint import WEIGHTS, Store, load_run
@@ -31,8 +31,14 @@ ADAMW: dict[str, Any] = {"name": "adamw", "warmup_steps": 2}
 
 def trained(world: World, settings: dict[str, Any], steps: int = 7) -> dict[str, Tensor]:
     """Weights and losses after a few steps in float64."""
-    settings = {"lanes": 4, "precision": "float32", "steps": steps, "model": tiny_config(), **settings}
-    config = TrainConfig(**{"optimizer": OptimizerConfig(**ADAMW)} | settings)
+    usual = {
+        "lanes": 4,
+        "precision": "float32",
+        "model": tiny_config(),
+        "optimizer": OptimizerConfig(**ADAMW),
+    }
+    settings = {**usual, "steps": steps, **settings}
+    config = TrainConfig(**settings)
     torch.manual_seed(0)
     lanes = Lanes(
         corpus_of(*DATA),
@@ -61,7 +67,7 @@ def worker(rank: int, size: int, port: int, job: Callable[..., None], arguments:
 
 def in_processes(size: int, job: Callable[..., None], *arguments: Any) -> None:
     port = 20000 + os.getpid() % 20000
-    mp.start_processes(worker, (size, port, job, arguments), nprocs=size, start_method="spawn")
+    start_processes(worker, (size, port, job, arguments), nprocs=size, start_method="spawn")
 
 
 def several(world: World, cases: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -7,8 +7,9 @@ import base64
 import binascii
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ class StreamedLanes:
         self._identity = identity | {"num_lanes": num_lanes, "first_row": self.rows.start}
         self._documents = documents
         self._unread: list[deque[_Unread]] = [deque() for _ in self.rows]
-        self._last: list[int] = []
+        self._last: list[list[int]] = []
         self._tokens_read = 0
 
     @property
@@ -184,16 +185,19 @@ class StreamedLanes:
         return self
 
     def __next__(self) -> Batch:
-        self._last = []
-        tokens = np.stack([self._read(unread) for unread in self._unread])
+        for unread in self._unread:  # if the stream fails here, no lane has moved
+            self._fill(unread)
+        self._last = [[] for _ in self._unread]
+        tokens = np.stack([self._read(*lane) for lane in zip(self._unread, self._last, strict=True)])
         self._tokens_read += self.num_lanes * self.length
         return make_batch(tokens, self.tokenizer.document_token if self.reset_documents else None)
 
-    def documents(self) -> list[str]:
-        """Names of the documents that the rows of the last batch come from, in order, each once."""
+    def documents(self, rows: Iterable[int] | None = None) -> list[str]:
+        """Names of the documents that rows of the last batch come from (all rows if not given), each once."""
+        read = self._last if rows is None else [self._last[row] for row in rows]
         rank, world = self._identity["rank"], self._identity["world"]
         part = "" if world == 1 else f" part {rank}/{world}"
-        return [f"{self._documents.name}{part}#{number}" for number in dict.fromkeys(self._last)]
+        return [f"{self._documents.name}{part}#{number}" for number in dict.fromkeys(chain(*read))]
 
     def advance_to(self, tokens_read: int) -> None:
         """Reads on, and gives nothing out, until so many tokens have been read by all lanes together.
@@ -233,8 +237,8 @@ class StreamedLanes:
         self._documents.load_state_dict(state.get("documents"))
         self._unread, self._tokens_read, self._last = unread, tokens_read, []
 
-    def _read(self, unread: deque[_Unread]) -> NDArray[np.int64]:
-        """The next tokens [T + 1] of a lane, of which the last is read again."""
+    def _fill(self, unread: deque[_Unread]) -> None:
+        """Takes documents until the lane has a batch and the token after it."""
         held = sum(len(piece.tokens) for piece in unread)
         while held <= self.length:
             row = next(self._documents)
@@ -242,6 +246,9 @@ class StreamedLanes:
             tokens = np.insert(tokens, 0, self.tokenizer.document_token)
             unread.append(_Unread(row.number, tokens))
             held += len(tokens)
+
+    def _read(self, unread: deque[_Unread], numbers: list[int]) -> NDArray[np.int64]:
+        """The next tokens [T + 1] of a lane, of which the last is read again; notes whose they are."""
         found = np.empty(self.length + 1, np.int64)
         filled = 0
         while filled < self.length:
@@ -249,7 +256,7 @@ class StreamedLanes:
             some = piece.tokens[: self.length - filled]
             found[filled : filled + len(some)] = some
             filled += len(some)
-            self._last.append(piece.number)
+            numbers.append(piece.number)
             piece.tokens = piece.tokens[len(some) :]
             if not len(piece.tokens):
                 unread.popleft()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from compressive_transformer.checkpoint import Store, read_config
-from compressive_transformer.data import Corpus
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
 from compressive_transformer.train import TrainConfig, Trainer
@@ -30,14 +29,6 @@ def saved_config(run: Path) -> TrainConfig:
     return from_plain(TrainConfig, read_config(run)["training"], f"{run}/config.json")
 
 
-def facts(training: Corpus) -> dict[str, Any]:
-    """What tells this text from others."""
-    return {
-        "text": f"{training.num_tokens:,} {training.unit}s in {training.num_documents:,} documents, "
-        f"checksum {training.fingerprint[:16]}"
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
     """A checkpoint to go on from, and how the settings differ from its own."""
@@ -49,7 +40,7 @@ class Resumed:
     reset_memory: bool = False
 
     @staticmethod
-    def find(run: Path, config: TrainConfig, training: Corpus, world: World) -> Resumed:
+    def find(run: Path, config: TrainConfig, text: str, world: World) -> Resumed:
         """The newest whole checkpoint. The first process looks for it, and the others follow.
 
         Raises:
@@ -63,7 +54,7 @@ class Resumed:
             world.wait()
             checkpoint, found = store.trusted()
         before = saved | {"processes": found.get("processes"), "text": found.get("text")}
-        now = flat(config) | {"processes": world.size} | facts(training)
+        now = flat(config) | {"processes": world.size, "text": text}
         skip = ("out", "data")  # the text tells whether the data are others
         changed = {
             name: f"{before.get(name)} -> {now.get(name)}"

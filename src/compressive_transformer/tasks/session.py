@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compressive_transformer.errors import Stopped, UsageError
@@ -126,7 +127,9 @@ class Session:
         weights = whole_weights(model) if trainer.is_sharded else None
         score = None
         if validate and world.first:
-            score = self.score(self.whole_model(model, weights))
+            devices = [world.device] if world.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # scoring must not change what is dropped out later
+                score = self.score(self.whole_model(model, weights))
             best = self.saver.store.best_score()
             facts = {"bits_per_byte": score, "seconds": trainer.seconds, "tokens": trainer.tokens}
             self._keep("excerpt", step=trainer.step, **facts, best=best is None or score < best)

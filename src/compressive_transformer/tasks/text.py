@@ -16,28 +16,22 @@ import torch
 from compressive_transformer.checkpoint import save_config
 from compressive_transformer.data import (
     Corpus,
-    Lanes,
     Tokenizer,
-    embedded_books,
     get_tokenizer,
-    prepare,
-    split,
 )
-from compressive_transformer.data.files import find_sources
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, attention_by_bucket, evaluate, excerpt
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
+from compressive_transformer.tasks.corpora import Text, load_text
 from compressive_transformer.tasks.folder import locked, make_run_folder
-from compressive_transformer.tasks.resume import Resumed, facts
+from compressive_transformer.tasks.resume import Resumed
 from compressive_transformer.tasks.session import Session
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.parallel import World, join, whole_weights
 from compressive_transformer.train.sinks import open_sinks
 
-VALIDATION_FRACTION, VALIDATION_TOKENS = 0.05, 2**18
-"""How much text is held out: a part of all, but not more than can be read in seconds."""
 CHECKPOINTS = (0.2, 0.4, 0.6, 0.8)
 """Parts of the budget after which the run is saved and validated on an excerpt."""
 EXCERPT = {"num_pieces": 16, "length": 2048}
@@ -85,10 +79,10 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
     """
     with join(config.device) as world:
         tokenizer = get_tokenizer(config.tokenizer)
-        training, validation = _corpora(config, tokenizer, world)
+        text = load_text(config, tokenizer, world)
         run, lock = _open(config, name, resume, world)
         with lock:
-            trainer, session = _begin(config, run, resume, world, training, validation)
+            trainer, session = _begin(config, run, resume, world, tokenizer, text)
             with session.showing():
                 session.train(trainer)
                 weights = whole_weights(trainer.model) if trainer.is_sharded else None
@@ -96,17 +90,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
                     return None
                 session.say("reading the validation text ...")
                 model = session.whole_model(trainer.model, weights)
-                return _finish(model, config, validation, session.metrics, run)
-
-
-def _corpora(config: TrainConfig, tokenizer: Tokenizer, world: World) -> tuple[Corpus, Corpus]:
-    """The first process makes the files of tokens, and the others find them."""
-    if not world.first:
-        world.wait()
-    found = load_corpora(config, tokenizer)
-    if world.first:
-        world.wait()
-    return found
+                return _finish(model, config, text.validation, session.metrics, run)
 
 
 def _open(
@@ -128,37 +112,35 @@ def _begin(
     run: Path,
     resume: Resume | None,
     world: World,
-    training: Corpus,
-    validation: Corpus,
+    tokenizer: Tokenizer,
+    text: Text,
 ) -> tuple[Trainer, Session]:
     """A trainer and what goes on around it: new, or where the run was left."""
     torch.manual_seed(config.seed)
-    model = LanguageModel(config.model, vocab_size=training.tokenizer.vocab_size).to(world.device)
+    model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(world.device)
     if world.size > 1:
         torch.manual_seed(config.seed + world.rank)  # processes drop out other units
-    lanes = Lanes(
-        training,
-        num_lanes=config.lanes,
-        length=config.model.segment * config.unroll,
-        seed=config.seed,
-        reset_documents=config.reset_documents,
-        rows=world.share(config.lanes),
-    )
-    found = Resumed.find(resume.run, config, training, world) if resume else None
+    found = Resumed.find(resume.run, config, text.identity, world) if resume else None
     if found and resume:
         found = found.check(reset_memory=resume.reset_memory, accept_changes=resume.accept_changes)
     metrics = display = None
     if world.first:
-        save_config(run, model, training.tokenizer, asdict(config))
+        save_config(run, model, tokenizer, asdict(config))
         sinks = open_sinks(config.sinks, run, asdict(config), step=found.facts["step"] if found else 0)
         metrics = Metrics(run, offset=found.facts["metrics"] if found else None, sinks=sinks)
-        display = Display(training.unit)
+        display = Display(tokenizer.unit)
     session = Session(
-        run, world, config.save, facts(training), metrics, display, _excerpt_score(validation, config)
+        run,
+        world,
+        config.save,
+        {"text": text.identity},
+        metrics,
+        display,
+        _excerpt_score(text.validation, config),
     )
     trainer = Trainer(
         model,
-        lanes,
+        text.lanes(world),
         config,
         world=world,
         signals=session.signals,
@@ -167,7 +149,7 @@ def _begin(
         validate_at=CHECKPOINTS,
         on_pause=session.pause,
     )
-    session.say(_opening(model, training, validation, run))
+    session.say(_opening(model, text, run))
     if found:
         found.restore(trainer)
         session.resumed(trainer, found.changed)
@@ -181,18 +163,6 @@ def _excerpt_score(validation: Corpus, config: TrainConfig) -> Callable[[Languag
         return evaluate(model, text, num_rows=16, precision=config.precision).total.bits_per_byte
 
     return score
-
-
-def load_corpora(config: TrainConfig, tokenizer: Tokenizer) -> tuple[Corpus, Corpus]:
-    """Text to train on and text to validate on, which share nothing."""
-    corpus = prepare(list(config.data or map(str, embedded_books())), tokenizer, separator=config.separator)
-    if not config.validation:
-        return split(corpus, fraction=VALIDATION_FRACTION, max_tokens=VALIDATION_TOKENS)
-    both = [{s.path.resolve() for s in find_sources(p) if s.path} for p in (config.data, config.validation)]
-    if same := both[0] & both[1]:
-        raise UsageError(f"{min(same)} is in the training and in the validation text; leave it out of one")
-    validation = prepare(list(config.validation), tokenizer, separator=config.separator)
-    return corpus, validation
 
 
 def compressed_sizes(text: bytes) -> dict[str, float]:
@@ -210,11 +180,11 @@ def text_of(corpus: Corpus) -> bytes:
     return b"".join(corpus.tokenizer.decode(corpus.document(i)) for i in range(corpus.num_documents))
 
 
-def _opening(model: LanguageModel, training: Corpus, validation: Corpus, run: Path) -> str:
+def _opening(model: LanguageModel, text: Text, run: Path) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     return (
-        f"{parameters:,} parameters; {training.num_tokens:,} {training.unit}s to train on, "
-        f"{validation.num_tokens:,} to validate on; run folder {run} (Ctrl-C stops and saves)"
+        f"{parameters:,} parameters; {text.size} to train on, {text.validation.num_tokens:,} to validate on; "
+        f"run folder {run} (Ctrl-C stops and saves)"
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compressive_transformer.data import Batch, Lanes
+from compressive_transformer.data import Batch, Lanes, StreamedLanes
 from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.losses import next_token_loss
 from compressive_transformer.memory import EMPTY, Memory
@@ -92,7 +92,7 @@ class Trainer:
     def __init__(
         self,
         model: LanguageModel,
-        lanes: Lanes,
+        lanes: Lanes | StreamedLanes,
         config: TrainConfig,
         *,
         world: World | None = None,

@@ -1,0 +1,101 @@
+"""The text of a run: what it trains on, whatever that comes from, and what it is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compressive_transformer.data import (
+    Corpus,
+    Lanes,
+    StreamedLanes,
+    Tokenizer,
+    embedded_books,
+    open_stream,
+    split,
+)
+from compressive_transformer.data.files import find_sources
+from compressive_transformer.data.hub import PREFIX
+from compressive_transformer.errors import UsageError
+from compressive_transformer.tasks.prepare import prepare_shown
+from compressive_transformer.train import TrainConfig
+from compressive_transformer.train.parallel import World
+
+VALIDATION_FRACTION, VALIDATION_TOKENS = 0.05, 2**18
+"""How much text is held out: a part of all, but not more than can be read in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The text of a run."""
+
+    validation: Corpus
+    size: str
+    """How much there is to train on, for people."""
+    identity: str
+    """Tells this text from any other."""
+    lanes: Callable[[World], Lanes | StreamedLanes]
+    """The lanes of a process."""
+
+
+def load_text(config: TrainConfig, tokenizer: Tokenizer, world: World) -> Text:
+    """Text to train on and text to validate on, which share nothing.
+
+    The first process makes the files of tokens, and the others find them.
+    """
+    if not world.first:
+        world.wait()
+    streamed = [path for path in config.data if path.startswith(PREFIX)]
+    if streamed and len(config.data) > 1:
+        raise UsageError(f"{streamed[0]} is a stream, and stands alone; give one --data")
+    text = _stream(config, tokenizer) if streamed else _corpus(config, tokenizer)
+    if world.first:
+        world.wait()
+    return text
+
+
+def _corpus(config: TrainConfig, tokenizer: Tokenizer) -> Text:
+    paths = list(config.data or map(str, embedded_books()))
+    training = prepare_shown(paths, tokenizer, separator=config.separator)
+    if config.validation:
+        sources = [{s.path.resolve() for s in find_sources(p) if s.path} for p in (paths, config.validation)]
+        if same := sources[0] & sources[1]:
+            raise UsageError(
+                f"{min(same)} is in the training and in the validation text; leave it out of one"
+            )
+        validation = prepare_shown(config.validation, tokenizer, separator=config.separator)
+    else:
+        training, validation = split(training, fraction=VALIDATION_FRACTION, max_tokens=VALIDATION_TOKENS)
+
+    def lanes(world: World) -> Lanes:
+        return Lanes(
+            training,
+            num_lanes=config.lanes,
+            length=config.model.segment * config.unroll,
+            seed=config.seed,
+            reset_documents=config.reset_documents,
+            rows=world.share(config.lanes),
+        )
+
+    size = f"{training.num_tokens:,} {training.unit}s"
+    identity = f"{size} in {training.num_documents:,} documents, checksum {training.fingerprint[:16]}"
+    return Text(validation=validation, size=size, identity=identity, lanes=lanes)
+
+
+def _stream(config: TrainConfig, tokenizer: Tokenizer) -> Text:
+    held_out, make = open_stream(
+        config.data[0], tokenizer, validation_tokens=0 if config.validation else VALIDATION_TOKENS
+    )
+    validation = held_out or prepare_shown(config.validation, tokenizer, separator=config.separator)
+
+    def lanes(world: World) -> StreamedLanes:
+        return make(
+            num_lanes=config.lanes,
+            length=config.model.segment * config.unroll,
+            reset_documents=config.reset_documents,
+            rows=world.share(config.lanes),
+            rank=world.rank,
+            world=world.size,
+        )
+
+    return Text(validation=validation, size="a stream", identity=config.data[0], lanes=lanes)
