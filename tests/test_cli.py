@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -45,6 +46,7 @@ def test_train_leaves_a_run_folder(run: Path, text: Path):
         "metrics.jsonl",
         "model.safetensors",
         "sample.txt",
+        "state",
     ]
     loaded = load_run(run)
     assert loaded.model.config.dim == 16
@@ -54,7 +56,6 @@ def test_train_leaves_a_run_folder(run: Path, text: Path):
     assert [r["step"] for r in records if r["event"] == "train"] == [10, 12]
     assert [r["step"] for r in records if r["event"] == "excerpt"] == [3, 5, 8, 10]
     (validation,) = [r for r in records if r["event"] == "validation"]
-    assert validation["whole"]
     assert validation["num_bytes"] == math.ceil(0.05 * text.stat().st_size)
     assert len(validation["compressors"]) == 3
     (attention,) = [r for r in records if r["event"] == "attention"]
@@ -115,16 +116,23 @@ def test_interrupted_training_leaves_a_run_to_go_on_with(
 ):
     step = Trainer.train_step
 
-    def interrupted(trainer: Trainer, done: float) -> None:
+    def interrupted(trainer: Trainer, done: float) -> float:
         if trainer.step == 3:
-            raise KeyboardInterrupt
-        step(trainer, done)
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, done)
 
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    train_tiny(text, tmp_path / "mine", "--steps", "30")
-    assert "an excerpt of the validation text" in capsys.readouterr().out
-    assert not read_metrics(tmp_path / "mine")[-2]["whole"]
-    assert answer(capsys, "generate", str(tmp_path / "mine"), "--length", "5")
+    run = tmp_path / "mine"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            train_tiny(text, run, "--steps", "30")
+    assert stop.value.code == 75
+    assert capsys.readouterr().err.endswith(
+        f"compressive: stopped at step 4 and saved; go on with: compressive train --resume {run}\n"
+    )
+    assert answer(capsys, "generate", str(run), "--length", "5")
+    assert "this model" in answer(capsys, "train", "--resume", str(run))
+    assert [r["step"] for r in read_metrics(run) if r["event"] == "train"] == [10, 20, 30]
 
 
 def test_train_from_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -331,10 +339,20 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "faithful model that resets": ("train --model.faithful", "--no-reset-documents"),
     "learning rate 0": ("train --optimizer.lr 0", "lr 0"),
     "training that diverges": (
-        "train --data text.txt --out new --lanes 1 --steps 10 --optimizer.lr 1e30 --optimizer.warmup-steps 0"
-        " --model.dim 16 --model.segment 8 --model.position-features 8",
-        "lower learning rate",
+        "train --data text.txt --out diverged --lanes 1 --steps 10 --optimizer.lr 1e30"
+        " --optimizer.warmup-steps 0 --model.dim 16 --model.segment 8 --model.position-features 8",
+        "use a lower --optimizer.lr",
     ),
+    "recipe and resume": ("train tiny --resume {run}", "leave out the recipe"),
+    "out and resume": ("train --resume {run} --out new", "leave out --out"),
+    "resume what is no run": ("train --resume textless", "not a run folder"),
+    "resume nothing": ("train --resume", "--resume"),
+    "resume what is at its end": ("train --resume {run}", "the run is at its end (step 12"),
+    "reset without resume": ("train --reset-memory", "are for --resume RUN"),
+    "sink that is not there": ("train --data text.txt --sinks paper", "paper"),
+    "save never": ("train --save.minutes 0", "save.minutes 0"),
+    "keep no checkpoint": ("train --save.keep-latest 0", "save.keep_latest 0"),
+    "a stream beside files": ("train --data hf:x text.txt --out new", "stands alone"),
     "evaluate nothing": ("evaluate {run}", "no text given"),
     "evaluate missing text": ("evaluate {run} no.txt", "no.txt"),
     "evaluate empty text": ("evaluate {run} text.txt empty.txt", "empty.txt is empty"),
@@ -384,7 +402,7 @@ def test_a_mistake_is_one_line(
     assert error.startswith("compressive: error: ")
     assert told in error
     assert printed.out == ""
-    if "learning rate" not in told:
+    if "--optimizer.lr" not in told:
         assert progress == []
         assert (contents(place), contents(run)) == before
 

@@ -1,6 +1,8 @@
 """A run that is interrupted and resumed ends as the run that never was: to the last bit, on CPU."""
 
 import json
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import torch
 from torch import Tensor
 
 from compressive_transformer import LanguageModel
-from compressive_transformer.checkpoint import save_tensors
+from compressive_transformer.checkpoint import Store, load_run, save_tensors
+from compressive_transformer.cli import main
 from compressive_transformer.data import Lanes
 from compressive_transformer.errors import Stopped
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
 from compressive_transformer.train.faults import Signals
+from compressive_transformer.train.log import read_metrics
 from compressive_transformer.train.state import facts_of, restore, tensors_of
-from tiny import SENTENCE, corpus_of, tiny_config
+from tiny import SENTENCE, corpus_of, tiny_config, train_tiny
 
 STEPS = 12
 RUNS: dict[str, dict[str, Any]] = {
@@ -40,13 +44,12 @@ RUNS: dict[str, dict[str, Any]] = {
 class StopAt(Signals):
     """A signal that comes in the midst of a step."""
 
-    def __init__(self, step: int | None):
-        self.step = step
-        self.trainer: Trainer | None = None
+    def __init__(self, trainer: Trainer, step: int | None):
+        self.trainer, self.step = trainer, step
 
     @property
     def received(self) -> int:
-        return 15 if self.trainer and self.trainer.step == self.step else 0
+        return 15 if self.trainer.step == self.step else 0
 
 
 class Recorded(Lanes):
@@ -76,9 +79,8 @@ def new_trainer(stop_at: int | None = None, *, seed: int = 0, **settings: Any) -
         seed=config.seed,
         reset_documents=config.reset_documents,
     )
-    signals = StopAt(stop_at)
-    trainer = Trainer(model, lanes, config, signals=signals)
-    signals.trainer = trainer
+    trainer = Trainer(model, lanes, config)
+    trainer.signals = StopAt(trainer, stop_at)
     return trainer
 
 
@@ -178,3 +180,140 @@ def test_a_run_that_forgets_is_another(tmp_path: Path, part: str):
     trainer, _ = resumed_at([5], tmp_path, without(part), **settings)
     a, b = whole_state(straight), whole_state(trainer)
     assert a.keys() != b.keys() or differing(a, b)
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, cache: None, text: Path) -> Path:
+    """A run that has come to step 12 of 20."""
+    run = tmp_path_factory.mktemp("runs") / "stopped"
+    step = Trainer.train_step
+
+    def interrupted(trainer: Trainer, done: float) -> float:
+        if trainer.step == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return step(trainer, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            train_tiny(text, run, "--steps=20", "--save.steps=4", "--save.keep-every=4")
+    assert stop.value.code == 75
+    return run
+
+
+@pytest.fixture
+def run_at_12(stopped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def resume(run: Path, *arguments: str) -> None:
+    main(["train", "--resume", str(run), *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
+    """The one line that refuses; nothing in the run changes."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        resume(run, *arguments)
+    assert stop.value.code == 2
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_resume_needs_no_other_word(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    resume(run_at_12)
+    told = capsys.readouterr()
+    assert "goes on from step 12\n" in told.err
+    assert "this model" in told.out
+    records = read_metrics(run_at_12)
+    assert [r["step"] for r in records if r["event"] == "train"] == [10, 20]
+    assert [r["step"] for r in records if r["event"] == "resume"] == [12]
+
+
+def test_the_memory_and_the_metrics_are_continuous(run_at_12: Path, text: Path, tmp_path: Path):
+    straight = tmp_path / "straight"
+    train_tiny(text, straight, "--steps=20", "--save.steps=4", "--save.keep-every=4")
+    resume(run_at_12)
+    kinds = {"train", "excerpt", "validation"}
+    timeless = [
+        [
+            {k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")}
+            for r in read_metrics(run)
+            if r["event"] in kinds
+        ]
+        for run in (straight, run_at_12)
+    ]
+    assert timeless[0] == timeless[1]
+    assert (straight / "sample.txt").read_bytes() == (run_at_12 / "sample.txt").read_bytes()
+
+
+def test_another_text_is_refused(run_at_12: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    other = tmp_path / "other.txt"
+    other.write_bytes(SENTENCE[::-1] * 60)
+    line = refused(capsys, run_at_12, "--data", str(other))
+    assert "the run is another: text 3,648 bytes in 1 documents, checksum" in line
+    assert " -> 3,648 bytes in 1 documents, checksum" in line
+    resume(run_at_12, "--data", str(other), "--accept-changes")
+    assert "goes on from step 12; text 3,648 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--model.dim=32", "model.dim 16 -> 32"),
+        ("--model.compressed-memory=12", "model.compressed_memory 8 -> 12"),
+        ("--model.compressor=max", "model.compressor conv -> max"),
+        ("--seed=1", "seed 0 -> 1"),
+        ("--optimizer.name=adamw", "optimizer.name muon -> adamw"),
+    ],
+)
+def test_another_model_is_refused(run_at_12: Path, capsys: pytest.CaptureFixture[str], flag: str, told: str):
+    line = refused(capsys, run_at_12, flag)
+    assert (
+        f"the run is another: {told}; resume with what it was trained with, or add --accept-changes" in line
+    )
+
+
+def test_memory_sizes_may_change_if_that_is_accepted(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    resume(run_at_12, "--model.compressed-memory=12", "--accept-changes")
+    assert "goes on from step 12; model.compressed_memory 8 -> 12" in capsys.readouterr().err
+    assert load_run(run_at_12).model.config.compressed_memory == 12
+
+
+def test_weights_of_another_shape_never_fit(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        resume(run_at_12, "--model.mlp-dim=32", "--accept-changes")
+    assert "of shape (24, 16), not (32, 16)" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_lanes_need_an_empty_memory(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    line = refused(capsys, run_at_12, "--lanes=4")
+    assert "memory belongs to the lanes of each process: lanes 2 -> 4" in line
+    assert "--reset-memory" in line
+    resume(run_at_12, "--lanes=4", "--reset-memory")
+    assert "goes on from step 12; lanes 2 -> 4" in capsys.readouterr().err
+
+
+def test_a_longer_budget_and_another_rate_are_told(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    resume(run_at_12, "--tokens=400", "--optimizer.lr=1e-4")
+    errors = capsys.readouterr().err
+    assert "steps 20 -> None" in errors
+    assert "tokens None -> 400" in errors
+    assert "optimizer.lr 0.003 -> 0.0001" in errors
+    assert Store(run_at_12).steps()[0] == 25
+    assert "the run is at its end (step 25, 400 tokens" in refused(capsys, run_at_12)
+    resume(run_at_12, "--tokens=432")
+    assert Store(run_at_12).steps()[0] == 27
+
+
+def test_a_checkpoint_is_a_model(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoint = Store(run_at_12).path(8)
+    model = load_run(checkpoint).model
+    assert not model.head.weight.equal(load_run(run_at_12).model.head.weight)
+    main(["generate", str(checkpoint), "--length=5"])
+    assert capsys.readouterr().out

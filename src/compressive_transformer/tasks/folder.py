@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compressive_transformer.checkpoint import CONFIG, STATE
+from compressive_transformer.checkpoint import CONFIG, STATE, Store
 from compressive_transformer.errors import UsageError
 
 
@@ -28,8 +28,10 @@ def make_run_folder(out: str | None, name: str, *, again: bool = False) -> Path:
             return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
         run = Path(out)
         if not again and run.exists() and (not run.is_dir() or any(run.iterdir())):
-            if (run / CONFIG).exists():
+            if Store(run).steps():
                 what, remedy = "holds a run", f"go on with it by --resume {run}, or choose another --out"
+            elif (run / CONFIG).exists():
+                what, remedy = "holds a run that was never saved", "remove it, or choose another --out"
             else:
                 what, remedy = "exists and is not an empty folder", "choose another --out, or remove it"
             raise UsageError(f"{run} {what}; nothing was written: {remedy}")

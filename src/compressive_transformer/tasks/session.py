@@ -16,7 +16,7 @@ from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.train import Progress, Trainer
 from compressive_transformer.train.config import SaveConfig
-from compressive_transformer.train.faults import DataLost, Diverged, Signals
+from compressive_transformer.train.faults import DataLost, Diverged
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.optimizer import local
 from compressive_transformer.train.parallel import World, whole_weights
@@ -49,7 +49,6 @@ class Session:
         self.run, self.world, self.facts = run, world, facts
         self.metrics, self.display, self.score = metrics, display, score
         self.saver = Saver(run, world, save, failed=self._save_failed)
-        self.signals = Signals()
         self._saved: int | None = None
 
     @contextmanager
@@ -63,15 +62,16 @@ class Session:
                 self.metrics.close()
 
     def train(self, trainer: Trainer) -> None:
-        """Runs the trainer; whatever ends it, the run is saved if there is anything whole to save.
+        """Runs the trainer, watched; whatever ends it, the run is saved if there is anything whole to save.
 
         Raises:
             Stopped: a signal came, and the run was saved.
             UsageError: training can't go on, or the last checkpoint could not be written.
         """
+        trainer.on_record, trainer.on_event, trainer.on_pause = self.record, self.event, self.pause
         go_on = f"go on with: compressive train --resume {self.run}"
         try:
-            with self.signals.heeded():
+            with trainer.signals.heeded():
                 trainer.run()
             self._must_be_saved(trainer)
         except Stopped as reason:

@@ -16,7 +16,8 @@ import torch
 from compressive_transformer.checkpoint import save_config
 from compressive_transformer.data import (
     Corpus,
-    Tokenizer,
+    Lanes,
+    StreamedLanes,
     get_tokenizer,
 )
 from compressive_transformer.errors import UsageError
@@ -80,9 +81,14 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
     with join(config.device) as world:
         tokenizer = get_tokenizer(config.tokenizer)
         text = load_text(config, tokenizer, world)
+        lanes = text.lanes(world)
+        torch.manual_seed(config.seed)
+        model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(world.device)
+        if world.size > 1:
+            torch.manual_seed(config.seed + world.rank)  # processes drop out other units
         run, lock = _open(config, name, resume, world)
         with lock:
-            trainer, session = _begin(config, run, resume, world, tokenizer, text)
+            trainer, session = _begin(config, run, resume, world, text, lanes, model)
             with session.showing():
                 session.train(trainer)
                 weights = whole_weights(trainer.model) if trainer.is_sharded else None
@@ -112,46 +118,28 @@ def _begin(
     run: Path,
     resume: Resume | None,
     world: World,
-    tokenizer: Tokenizer,
     text: Text,
+    lanes: Lanes | StreamedLanes,
+    model: LanguageModel,
 ) -> tuple[Trainer, Session]:
     """A trainer and what goes on around it: new, or where the run was left."""
-    torch.manual_seed(config.seed)
-    model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(world.device)
-    if world.size > 1:
-        torch.manual_seed(config.seed + world.rank)  # processes drop out other units
-    found = Resumed.find(resume.run, config, text.identity, world) if resume else None
-    if found and resume:
+    tokenizer = text.validation.tokenizer
+    trainer = Trainer(model, lanes, config, world=world, validate_at=CHECKPOINTS)
+    found = None
+    if resume:
+        found = Resumed.find(resume.run, config, text.identity, world)
         found = found.check(reset_memory=resume.reset_memory, accept_changes=resume.accept_changes)
+        found.restore(trainer)  # nothing has been written yet, should this be refused
     metrics = display = None
     if world.first:
         save_config(run, model, tokenizer, asdict(config))
-        sinks = open_sinks(config.sinks, run, asdict(config), step=found.facts["step"] if found else 0)
+        sinks = open_sinks(config.sinks, run, asdict(config), step=trainer.step)
         metrics = Metrics(run, offset=found.facts["metrics"] if found else None, sinks=sinks)
         display = Display(tokenizer.unit)
-    session = Session(
-        run,
-        world,
-        config.save,
-        {"text": text.identity},
-        metrics,
-        display,
-        _excerpt_score(text.validation, config),
-    )
-    trainer = Trainer(
-        model,
-        text.lanes(world),
-        config,
-        world=world,
-        signals=session.signals,
-        on_record=session.record,
-        on_event=session.event,
-        validate_at=CHECKPOINTS,
-        on_pause=session.pause,
-    )
+    score = _excerpt_score(text.validation, config)
+    session = Session(run, world, config.save, {"text": text.identity}, metrics, display, score)
     session.say(_opening(model, text, run))
     if found:
-        found.restore(trainer)
         session.resumed(trainer, found.changed)
     return trainer, session
 

@@ -82,7 +82,6 @@ class Trainer:
         lanes: batches of ``unroll`` segments, of the lanes that this process reads.
         config: budget, optimiser, precision.
         world: the processes that train together.
-        signals: asked after each step whether to stop.
         on_record: is given a ``Progress`` every few steps, in the first process.
         on_event: is given what happened (``spike``, ``skipped``) and its facts, in the first process.
         validate_at: fractions of the budget after which ``on_pause`` is asked to validate.
@@ -96,7 +95,6 @@ class Trainer:
         config: TrainConfig,
         *,
         world: World | None = None,
-        signals: Signals | None = None,
         on_record: Callable[[Progress], None] = lambda progress: None,
         on_event: Callable[..., None] = lambda event, **facts: None,
         validate_at: tuple[float, ...] = (),
@@ -106,7 +104,8 @@ class Trainer:
             raise UsageError("the run has no budget; give one of minutes, steps, tokens")
         self.model, self.lanes, self.config = model, lanes, config
         self.world = world or World(device=next(model.parameters()).device)
-        self.signals = signals or Signals()
+        self.signals = Signals()
+        """Asked after each step whether to stop."""
         self.memory = model.init_memory(len(lanes.rows))
         self.call = parallelize(model, self.world, config.parallel, recompute=config.recompute)
         self.optimizer = Optimizer(model, config.optimizer)
@@ -163,8 +162,9 @@ class Trainer:
         self._recorded_tokens, self._proven = self.tokens, self.step + 1
         if not self.sums.steps:
             self._recorded = self.step
-        self.validate_at = [part for part in self.validate_at if part > self.done]
         told = self._agree(math.nan)
+        if told.validate:  # what the last session was stopped before
+            self._pause(True)
         while told.done < 1 and not told.signal:
             self.model.train()
             told = self._agree(self.train_step(told.done))
@@ -344,7 +344,8 @@ class Trainer:
     def _pause(self, validate: bool) -> None:
         """Lets ``on_pause`` work, without counting its time into the speed."""
         before = time.monotonic()
-        self.validate_at = [part for part in self.validate_at if part > self.done]
+        if validate:
+            self.validate_at = [part for part in self.validate_at if part > self.done]
         self.on_pause(self, validate)
         now = time.monotonic()
         self._since += now - before

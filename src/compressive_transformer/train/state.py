@@ -48,6 +48,7 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         "updates": trainer.updates,
         "waiting": trainer.waiting,
         "skipped": trainer.skipped,
+        "validate_at": trainer.validate_at,
         "position": trainer.memory.position,
         "sums": {"steps": trainer.sums.steps, "loss": trainer.sums.loss},
         "spikes": asdict(trainer.spikes),
@@ -80,6 +81,7 @@ def restore(trainer: Trainer, folder: Path, facts: dict[str, Any], *, reset_memo
         trainer.step, trainer.tokens = int(facts["step"]), int(facts["tokens"])
         trainer.seconds_before, trainer.updates = float(facts["seconds"]), int(facts["updates"])
         trainer.spikes = type(trainer.spikes)(**facts["spikes"])
+        trainer.validate_at = list(map(float, facts["validate_at"]))
         trainer.norms = (float(facts["norms"][0]), float(facts["norms"][1]))
         if reset_memory:
             torch.manual_seed(trainer.config.seed + trainer.step + trainer.world.rank)
