@@ -28,7 +28,8 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """Every command, in order, on text as named there; only the half hour is cut short."""
     lines = "\n".join(blocks("sh")).splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compressive ")]
-    assert [command[0] for command in commands] == ["train", "evaluate", "generate", "info"]
+    shown = ["train", "evaluate", "generate", "info", "report", "train", "prepare", "train"]
+    assert [command[0] for command in commands] == shown
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
     for name in ("books/a.txt", "books/b.txt", "novel.txt"):
@@ -36,10 +37,24 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     small = ["--model.dim", "16", "--model.segment", "16", "--model.num-heads", "2", "--lanes", "2"]
     for command in commands:
         if command[0] == "train":
-            at = command.index("--minutes")
-            command = [*command[:at], "--steps", "3", *small]
+            steps = "6" if "--resume" in command else "3"
+            at = next((i for i, word in enumerate(command) if word in ("--minutes", "--steps")), None)
+            command = [*command[:at], "--steps", steps, *([] if "--resume" in command else small)]
         main([word if word != "2000" else "20" for word in command])
     assert "runs/books" in capsys.readouterr().out
+    assert (tmp_path / "runs/books/state/step-0000000006").exists()
+    assert (tmp_path / "runs/more/model.safetensors").exists()
+
+
+def test_documented_tests_exist():
+    """The tables of faults name their tests."""
+    root = Path(__file__).parents[1]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in root.glob("tests/**/*.py"))
+    document = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"\btest_\w+(?!\.py)\b(?!\.)", document)):
+        assert f"def {name}(" in tests, name
+    for name in set(re.findall(r"`((?:\w+/)?\w+\.py)\b", document)):
+        assert (root / "tests" / name).exists(), name
 
 
 def test_links_lead_somewhere():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressive_transformer import LanguageModel
+from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.checkpoint import Store, load_run, save_tensors
 from compressive_transformer.cli import main
 from compressive_transformer.data import Lanes
@@ -317,3 +317,46 @@ def test_a_checkpoint_is_a_model(run_at_12: Path, capsys: pytest.CaptureFixture[
     assert not model.head.weight.equal(load_run(run_at_12).model.head.weight)
     main(["generate", str(checkpoint), "--length=5"])
     assert capsys.readouterr().out
+
+
+def test_a_stream_is_resumed_to_the_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("datasets")
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = [json.dumps({"text": f"{i}: " + SENTENCE.decode() * (i % 4 + 1)}) for i in range(60)]
+    (data / "train.jsonl").write_text("\n".join(lines))
+    stream, usual = Path(f"hf:{data}"), ("--save.steps=4", "--save.keep-every=4", "--model.dropout=0.2")
+    train_tiny(stream, tmp_path / "straight", "--steps=20", *usual)
+    train_tiny(stream, tmp_path / "stopped", "--steps=20", *usual)
+    for newer in Store(tmp_path / "stopped").steps():
+        if newer > 8:
+            shutil.rmtree(Store(tmp_path / "stopped").path(newer))
+    resume(tmp_path / "stopped")
+    assert "goes on from step 8" in capsys.readouterr().err
+    a, b = (load_run(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))
+    assert differing(a, b) == []
+    (data / "train.jsonl").rename(data / "test.jsonl")
+    assert str(data) in refused(capsys, tmp_path / "stopped", "--steps=30")
+
+
+def test_text_that_is_lost_stops_a_run_that_is_saved(
+    text: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    run, read = tmp_path / "run", Lanes.__next__
+
+    def losing(lanes: Lanes) -> Any:
+        if lanes.tokens_read >= 7 * 16:
+            raise UsageError("shard-00000.bin is gone; restore it")
+        return read(lanes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lanes, "__next__", losing)
+        with pytest.raises(SystemExit) as stop:
+            train_tiny(text, run, "--steps=20")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "shard-00000.bin is gone; restore it; saved at step 7, go on with: compressive train" in line
+    train_tiny(text, tmp_path / "straight", "--steps=20")
+    resume(run)
+    a, b = (load_run(path).model.state_dict() for path in (run, tmp_path / "straight"))
+    assert differing(a, b) == []
