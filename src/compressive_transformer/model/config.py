@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.nn.attention import PositionScheme
-from compressive_transformer.nn.layer import ActivationName, LossName, NormPlacement
+from compressive_transformer.nn.feed_forward import ActivationName
+from compressive_transformer.nn.layer import LossName, NormPlacement
 
 CompressorName = Literal["conv", "dilated", "mean", "max", "most-used"]
 

@@ -19,7 +19,8 @@ from compressive_transformer.model.checks import check_inputs, check_memory, che
 from compressive_transformer.model.config import ModelConfig, check_sizes, configure, each_layer
 from compressive_transformer.nn.attention import RelativeAttention
 from compressive_transformer.nn.compression import COMPRESSORS, Compressor, DilatedConv
-from compressive_transformer.nn.layer import CompressiveLayer, FeedForward, Piece
+from compressive_transformer.nn.feed_forward import FeedForward
+from compressive_transformer.nn.layer import CompressiveLayer, Piece
 
 
 class Output(NamedTuple):

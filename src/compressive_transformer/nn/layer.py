@@ -22,25 +22,10 @@ from compressive_transformer.memory import (
 )
 from compressive_transformer.nn.attention import Places, RelativeAttention, places
 from compressive_transformer.nn.compression import Compressor
+from compressive_transformer.nn.feed_forward import FeedForward
 
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
-ActivationName = Literal["gelu", "relu"]
 NormPlacement = Literal["pre", "post"]
 LossName = Literal["attention", "auto-encoding", "none"]
-
-
-class FeedForward(nn.Module):
-    """Two linear maps with an activation between."""
-
-    def __init__(self, dim: int, hidden: int, activation: str, dropout: float):
-        super().__init__()
-        self.up = nn.Linear(dim, hidden)
-        self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(hidden, dim)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(self.activation(self.dropout(self.up(x_BTD))))
 
 
 class Piece(NamedTuple):

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.train.loop import Progress
+from compressive_transformer.train.progress import Progress
 from compressive_transformer.train.sinks import Sink
 
 METRICS = "metrics.jsonl"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,50 +17,17 @@ from torch import Tensor
 from compressive_transformer.data import Batch, Lanes, StreamedLanes
 from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.losses import next_token_loss
-from compressive_transformer.memory import EMPTY, Memory
+from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import autocast
 from compressive_transformer.train.config import TrainConfig
 from compressive_transformer.train.faults import DataLost, Diverged, Signals, Spikes
 from compressive_transformer.train.optimizer import Optimizer, is_sharded, learning_rate_factor
 from compressive_transformer.train.parallel import World, gradients_stay, parallelize
+from compressive_transformer.train.progress import Progress, Sums, memory_norms
 
 LOG_EVERY = 10
 """Steps between records of the loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a run stands; what the display shows and ``metrics.jsonl`` keeps."""
-
-    step: int
-    tokens: int
-    seconds: float
-    """Spent on training, in all sessions of the run together."""
-    done: float
-    """Part of the budget that is spent, 0 to 1."""
-    bits_per_token: float
-    """Mean training loss since the last record, over steps whose loss is a number."""
-    compression_losses: tuple[float, ...]
-    """Auxiliary loss of each layer, mean since the last record."""
-    learning_rate: float
-    gradient_norm: float
-    """Of the model, before clipping."""
-    compression_gradient_norm: float
-    """Of compressors and decoders, before clipping."""
-    memory_norms: dict[str, float]
-    """Root mean square of what the filled slots of a tier hold: ``recent``, ``compressed``."""
-    tokens_per_second: float
-
-
-@dataclass
-class Sums:
-    """What is added up between two records."""
-
-    compression: Tensor
-    """[L], on the device."""
-    steps: int = 0
-    loss: float = 0.0
 
 
 class Told(NamedTuple):
@@ -124,7 +90,7 @@ class Trainer:
         self._spoiled = False
         self._proven = 1
         """Step of the last update: weights before it gave numbers, those after it may not."""
-        self.sums = self._no_sums()
+        self.sums = Sums.of_none(self.memory)
         self._started = self._saved = self._validated = self._since = time.monotonic()
         self._recorded, self._recorded_tokens = 0, 0
         """Step of the last record, and tokens from which the speed is counted."""
@@ -317,29 +283,13 @@ class Trainer:
             learning_rate=self.optimizer.parts[0].param_groups[0]["lr"],
             gradient_norm=self.norms[0],
             compression_gradient_norm=self.norms[1],
-            memory_norms=self._memory_norms(),
+            memory_norms=memory_norms(self.memory, self.world),
             tokens_per_second=(self.tokens - self._recorded_tokens) / max(now - self._since, 1e-9),
         )
         if self.world.first:
             self.on_record(progress)
-        self.sums, self._since = self._no_sums(), now
+        self.sums, self._since = Sums.of_none(self.memory), now
         self._recorded, self._recorded_tokens = self.step, self.tokens
-
-    def _memory_norms(self) -> dict[str, float]:
-        """Root mean square over the filled slots of each tier of all layers."""
-        found = {}
-        for tier in ("recent", "compressed"):
-            squares = count = 0.0
-            for m in self.memory.layers:
-                C, M, _ = m.sizes
-                slots = m.document[:, :C] if tier == "compressed" else m.document[:, C : C + M]
-                filled, x = slots != EMPTY, getattr(m, tier)
-                squares += float(x.square().sum(dim=2).where(filled, 0).sum())
-                count += float(filled.sum()) * x.shape[2]
-            squares, count = self.world.gather([squares, count]).sum(dim=0).tolist()
-            if count:
-                found[tier] = math.sqrt(squares / count)
-        return found
 
     def _pause(self, validate: bool) -> None:
         """Lets ``on_pause`` work, without counting its time into the speed."""
@@ -352,7 +302,3 @@ class Trainer:
         self._saved = now
         if validate:
             self._validated = now
-
-    def _no_sums(self) -> Sums:
-        layers = len(self.memory.layers)
-        return Sums(compression=torch.zeros(layers, dtype=torch.float64, device=self.world.device))

@@ -1,0 +1,27 @@
+"""The second sub-layer.
+
+Shape legend: B batch, T time, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+ActivationName = Literal["gelu", "relu"]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, dim: int, hidden: int, activation: str, dropout: float):
+        super().__init__()
+        self.up = nn.Linear(dim, hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(hidden, dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(self.activation(self.dropout(self.up(x_BTD))))
