@@ -76,9 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     sizes = {}
-    print(
-        "| model | parameters | checkpoint | a step | training is held | a step beside writing | written after |"
-    )
+    print("| model | parameters | checkpoint | a step | training held | a step meanwhile | on disk after |")
     print("|---|---|---|---|---|---|---|")
     for name, config in SIZES.items():
         with TemporaryDirectory() as folder:

@@ -53,11 +53,12 @@ class StopAt(Signals):
 
 
 class Recorded(Lanes):
-    """Lanes that remember what they gave."""
+    """Lanes that remember what they gave, and what came of it."""
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
         self.given: list[Tensor] = []
+        self.told: dict[int, tuple[Any, ...]] = {}
 
     def __next__(self):
         batch = super().__next__()
@@ -81,6 +82,7 @@ def new_trainer(stop_at: int | None = None, *, seed: int = 0, **settings: Any) -
     )
     trainer = Trainer(model, lanes, config)
     trainer.signals = StopAt(trainer, stop_at)
+    trainer.on_record = lambda p: lanes.told.update({p.step: (p.bits_per_token, p.compression_losses)})
     return trainer
 
 
@@ -91,6 +93,11 @@ def whole_state(trainer: Trainer) -> dict[str, Tensor]:
 def given(trainer: Trainer) -> list[Tensor]:
     assert isinstance(trainer.lanes, Recorded)
     return trainer.lanes.given
+
+
+def told(trainer: Trainer) -> dict[int, tuple[Any, ...]]:
+    assert isinstance(trainer.lanes, Recorded)
+    return trainer.lanes.told
 
 
 def resumed_at(
@@ -130,6 +137,8 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, settings: dict[str, Any], cuts
     trainer, batches = resumed_at(cuts, tmp_path, lambda tensors, facts: None, **settings)
     assert differing(whole_state(straight), whole_state(trainer)) == []
     assert all(a.equal(b) for a, b in zip(given(straight), batches, strict=True))
+    assert all(told(straight)[step] == values for step, values in told(trainer).items())
+    assert STEPS in told(trainer)
     same = {name: value for name, value in facts_of(straight).items() if name != "seconds"}
     assert same == {name: value for name, value in facts_of(trainer).items() if name != "seconds"}
 

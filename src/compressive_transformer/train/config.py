@@ -71,8 +71,9 @@ class TrainConfig:
     """A whole training run. Give one budget: minutes, steps or tokens."""
 
     data: tuple[str, ...] = ()
-    """Text to train on: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; if nothing is
-    given, two novels that come with the package."""
+    """Text to train on: files, folders, patterns, .gz, .xz, .bz2, - for standard input, a folder that
+    'compressive prepare' made, or hf:NAME to stream a data set; if nothing is given, two novels that come
+    with the package."""
     out: str | None = None
     """Run folder to make; runs/RECIPE-DATE-TIME if not given."""
     minutes: float | None = None
@@ -92,7 +93,7 @@ class TrainConfig:
     reset_documents: bool = True
     """Begin each document with an empty memory; the paper carries memory on."""
     lanes: int = 16
-    """Streams read side by side: the batch size."""
+    """Streams read side by side: the batch size, of all processes together."""
     unroll: int = 1
     """Segments per step through which gradients flow; from 2 on compressors learn from the main loss too."""
     precision: Precision = "auto"
