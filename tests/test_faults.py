@@ -302,7 +302,6 @@ def test_an_update_without_numbers_is_skipped(monkeypatch: pytest.MonkeyPatch, v
 
 
 def test_the_row_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch):
-    """And a row whose document ends in the batch that is skipped begins the next one empty."""
     told: list[list[str]] = []
     trainer = new_trainer()
     trainer.on_event = lambda event, **facts: told.append(facts["documents"])
@@ -317,6 +316,23 @@ def test_the_row_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch):
     for _ in range(5):
         trainer.train_step(trainer.done)
     assert told == [trainer.lanes.documents([1])]
+
+
+def test_documents_that_begin_in_a_skipped_batch_begin_empty(monkeypatch: pytest.MonkeyPatch):
+    clean = new_trainer()
+    resets = [next(clean.lanes).resets for _ in range(40)]
+    step, rows = next((i, r.any(dim=1)) for i, r in enumerate(resets) if i and r is not None)
+    assert not rows.all()
+    trainer = new_trainer(steps=100)
+    poisoned(monkeypatch, {step + 1: math.nan}, trainer)
+    for _ in range(step):
+        trainer.train_step(0.1)
+    before = trainer.memory
+    trainer.train_step(0.1)
+    for layer, kept in zip(trainer.memory.layers, before.layers, strict=True):
+        assert not layer.recent[rows].any()
+        assert layer.recent[~rows].equal(kept.recent[~rows])
+    assert trainer.memory.document.equal(before.document + rows)
 
 
 def test_a_gradient_without_numbers_is_skipped():

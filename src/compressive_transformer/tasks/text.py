@@ -72,7 +72,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
         resume: the run to go on with.
 
     Returns:
-        How it went; None in all processes but the first, and in a run that is not at its end.
+        How it went; None in all processes but the first.
 
     Raises:
         UsageError: the data can't be used, or the run folder exists, or the run can't be resumed so.
