@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.checkpoint import Store, load_run, save_tensors
+from compressive_transformer.checkpoint import Store, load_run, load_tensors, save_tensors, tensor_shapes
 from compressive_transformer.cli import main
 from compressive_transformer.data import Lanes
 from compressive_transformer.errors import Stopped
@@ -244,8 +244,12 @@ def test_resume_needs_no_other_word(run_at_12: Path, capsys: pytest.CaptureFixtu
     assert [r["step"] for r in records if r["event"] == "resume"] == [12]
 
 
-def test_the_memory_and_the_metrics_are_continuous(run_at_12: Path, text: Path, tmp_path: Path):
+@pytest.mark.parametrize("step", [12, 8])
+def test_the_memory_and_the_metrics_are_continuous(run_at_12: Path, text: Path, tmp_path: Path, step: int):
+    """At 12 the run was stopped before it was scored, at 8 it was scored."""
     straight = tmp_path / "straight"
+    if step == 8:
+        shutil.rmtree(Store(run_at_12).path(12))
     train_tiny(text, straight, "--steps=20", "--save.steps=4", "--save.keep-every=4")
     resume(run_at_12)
     kinds = {"train", "excerpt", "validation"}
@@ -306,6 +310,12 @@ def test_other_lanes_need_an_empty_memory(run_at_12: Path, capsys: pytest.Captur
     assert "--reset-memory" in line
     resume(run_at_12, "--lanes=4", "--reset-memory")
     assert "goes on from step 12; lanes 2 -> 4" in capsys.readouterr().err
+    end = Store(run_at_12).path(20)
+    facts = json.loads((end / "facts.json").read_text())
+    tensors = {"process.0.lanes": torch.empty(tensor_shapes(end)["process.0.lanes"][0], dtype=torch.uint8)}
+    load_tensors(end, tensors)
+    lanes = json.loads(bytes(tensors["process.0.lanes"].tolist()))
+    assert lanes["tokens_read"] == facts["tokens"] == 12 * 2 * 8 + 8 * 4 * 8  # they go on in the text
 
 
 def test_a_longer_budget_and_another_rate_are_told(run_at_12: Path, capsys: pytest.CaptureFixture[str]):
