@@ -162,6 +162,10 @@ def test_a_run_of_two_processes_is_a_run(run: Path, capsys: pytest.CaptureFixtur
     assert not any(p.requires_grad and p.grad is not None for p in load_run(run).model.parameters())
     shards = sorted(path.name for path in checkpoints(run)[-1].glob("*.safetensors"))
     assert len(shards) == 2
+    states = [load_file(path) for path in checkpoints(run)[-1].glob("*.safetensors")]
+    own = {name: x for state in states for name, x in state.items() if name.startswith("process.")}
+    assert not own["process.0.random.cpu"].equal(own["process.1.random.cpu"])  # each drops out its own units
+    assert not own["process.0.memory.layers.0.recent"].equal(own["process.1.memory.layers.0.recent"])
     from_checkpoint = load_run(checkpoints(run)[-1]).model.state_dict()
     for name, x in load_run(run).model.state_dict().items():
         assert from_checkpoint[name].equal(x)
