@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store, read_config
+from compressive_transformer.checkpoint import Store, check_shapes, model_config, read_config, weight_shapes
+from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
+from compressive_transformer.storage import is_count
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.parallel import World
-from compressive_transformer.train.state import restore
+from compressive_transformer.train.state import Facts, restore
 
 BATCH = ("lanes", "processes")
 """Memory belongs to lanes, and lanes to processes."""
@@ -24,9 +26,28 @@ def saved_config(run: Path) -> TrainConfig:
     """The settings that a run was made with.
 
     Raises:
-        UsageError: it is not a run folder, or its config is broken.
+        UsageError: it is not a run folder, or its config is broken, or not that of its checkpoints.
     """
-    return from_plain(TrainConfig, read_config(run)["training"], f"{run}/config.json")
+    content = read_config(run)
+    model_config(run, content)
+    config = from_plain(TrainConfig, content["training"], f"{run}/config.json")
+    _check_model(run, config)
+    return config
+
+
+def _check_model(run: Path, config: TrainConfig) -> None:
+    """Compares the model with the newest checkpoint that can be read, before room is made for the model."""
+    store, vocab_size = Store(run), get_tokenizer(config.tokenizer).vocab_size
+    if not store.steps():
+        raise UsageError(f"{run} has no checkpoint to resume from; train anew")
+    for step in store.steps():
+        try:
+            shapes = weight_shapes(store.path(step))
+        except UsageError:
+            continue  # it will be set aside, or end it all, when it is its turn
+        if shapes:
+            return check_shapes(config.model, vocab_size, shapes, store.path(step))
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +58,7 @@ class Resumed:
     facts: dict[str, Any]
     changed: dict[str, str]
     """By name, ``old -> new``."""
+    config: TrainConfig
     reset_memory: bool = False
 
     @staticmethod
@@ -53,7 +75,10 @@ class Resumed:
         else:
             world.wait()
             checkpoint, found = store.trusted()
-        before = saved | {"processes": found.get("processes"), "text": found.get("text")}
+        known = Facts.of(found, checkpoint)
+        if not is_count(found.get("metrics")) or not isinstance(found.get("text"), str):
+            raise UsageError(f"{checkpoint}/facts.json lacks metrics or text; it is of another version")
+        before = saved | {"processes": known.processes, "lanes": known.lanes, "text": found["text"]}
         now = flat(config) | {"processes": world.size, "text": text}
         skip = ("out", "data")  # the text tells whether the data are others
         changed = {
@@ -61,13 +86,13 @@ class Resumed:
             for name in dict.fromkeys([*before, *now])
             if name not in skip and before.get(name) != now.get(name)
         }
-        return Resumed(checkpoint=checkpoint, facts=found, changed=changed)
+        return Resumed(checkpoint=checkpoint, facts=found, changed=changed, config=config)
 
     def check(self, *, reset_memory: bool, accept_changes: bool) -> Resumed:
         """The same, knowing whether memory begins empty.
 
         Raises:
-            UsageError: something changed that was not allowed to.
+            UsageError: something changed that was not allowed to, or the budget is spent already.
         """
         identity = [name for name in self.changed if name.startswith(IDENTITY)]
         batch = [name for name in self.changed if name in BATCH]
@@ -81,23 +106,30 @@ class Resumed:
                 f"memory belongs to the lanes of each process: {self._list(batch)}; resume with the same, or "
                 "add --reset-memory to begin with an empty one"
             )
+        _check_model(self.checkpoint.parent.parent, self.config)
+        self._check_budget()  # before anything is written
         return replace(self, reset_memory=reset_memory or bool(identity or batch))
+
+    def _check_budget(self) -> None:
+        config, facts = self.config, self.facts
+        spent = (facts["seconds"] / 60, facts["tokens"], facts["step"])
+        budgets = (config.minutes, config.tokens, config.steps)
+        if any(budget is not None and used >= budget for used, budget in zip(spent, budgets, strict=True)):
+            raise UsageError(
+                f"the run is at its end (step {facts['step']}, {facts['tokens']:,} tokens, "
+                f"{facts['seconds'] / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
+            )
 
     def restore(self, trainer: Trainer) -> None:
         """Puts the trainer where the run was left.
 
         Raises:
-            UsageError: the checkpoint does not fit, or the budget is spent already.
+            UsageError: the checkpoint does not fit.
         """
         restore(trainer, self.checkpoint, self.facts, reset_memory=self.reset_memory)
         if self.reset_memory and "text" not in self.changed:
             # Lanes of another number stand where they would stand after as many tokens.
             trainer.lanes.advance_to(trainer.tokens)
-        if trainer.done >= 1:
-            raise UsageError(
-                f"the run is at its end (step {trainer.step}, {trainer.tokens:,} tokens, "
-                f"{trainer.seconds / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
-            )
 
     def _list(self, names: list[str]) -> str:
         return ", ".join(f"{name} {self.changed[name]}" for name in names)
