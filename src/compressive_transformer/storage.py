@@ -185,7 +185,15 @@ def _is_header(header: dict[str, Any], num_bytes: int) -> bool:
     notes = header.get("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         return False
-    return all(_is_entry(entry, num_bytes) for name, entry in header.items() if name != "__metadata__")
+    entries = [entry for name, entry in header.items() if name != "__metadata__"]
+    if not all(_is_entry(entry, num_bytes) for entry in entries):
+        return False
+    stop = 0
+    for place in sorted(entry["data_offsets"] for entry in entries):  # one behind the other, up to the end
+        if place[0] != stop:
+            return False
+        stop = place[1]
+    return stop == num_bytes
 
 
 def _is_entry(entry: Any, num_bytes: int) -> bool:

@@ -18,7 +18,7 @@ def damaged_state(name: str, allowed: str, given: object) -> UsageError:
 def shown(given: object) -> str:
     """Fit for a line, whatever it is."""
     if isinstance(given, str):
-        return given[:100]
+        return given[:100] if given.isprintable() else repr(given)[:100]
     plain = (
         given is None or isinstance(given, bool | float) or (isinstance(given, int) and is_count(abs(given)))
     )

@@ -58,7 +58,6 @@ class Resumed:
     facts: dict[str, Any]
     changed: dict[str, str]
     """By name, ``old -> new``."""
-    config: TrainConfig
     reset_memory: bool = False
 
     @staticmethod
@@ -86,13 +85,13 @@ class Resumed:
             for name in dict.fromkeys([*before, *now])
             if name not in skip and before.get(name) != now.get(name)
         }
-        return Resumed(checkpoint=checkpoint, facts=found, changed=changed, config=config)
+        return Resumed(checkpoint=checkpoint, facts=found, changed=changed)
 
     def check(self, *, reset_memory: bool, accept_changes: bool) -> Resumed:
         """The same, knowing whether memory begins empty.
 
         Raises:
-            UsageError: something changed that was not allowed to, or the budget is spent already.
+            UsageError: something changed that was not allowed to.
         """
         identity = [name for name in self.changed if name.startswith(IDENTITY)]
         batch = [name for name in self.changed if name in BATCH]
@@ -106,30 +105,23 @@ class Resumed:
                 f"memory belongs to the lanes of each process: {self._list(batch)}; resume with the same, or "
                 "add --reset-memory to begin with an empty one"
             )
-        _check_model(self.checkpoint.parent.parent, self.config)
-        self._check_budget()  # before anything is written
         return replace(self, reset_memory=reset_memory or bool(identity or batch))
-
-    def _check_budget(self) -> None:
-        config, facts = self.config, self.facts
-        spent = (facts["seconds"] / 60, facts["tokens"], facts["step"])
-        budgets = (config.minutes, config.tokens, config.steps)
-        if any(budget is not None and used >= budget for used, budget in zip(spent, budgets, strict=True)):
-            raise UsageError(
-                f"the run is at its end (step {facts['step']}, {facts['tokens']:,} tokens, "
-                f"{facts['seconds'] / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
-            )
 
     def restore(self, trainer: Trainer) -> None:
         """Puts the trainer where the run was left.
 
         Raises:
-            UsageError: the checkpoint does not fit.
+            UsageError: the checkpoint does not fit, or the budget is spent already.
         """
         restore(trainer, self.checkpoint, self.facts, reset_memory=self.reset_memory)
         if self.reset_memory and "text" not in self.changed:
             # Lanes of another number stand where they would stand after as many tokens.
             trainer.lanes.advance_to(trainer.tokens)
+        if trainer.done >= 1:
+            raise UsageError(
+                f"the run is at its end (step {trainer.step}, {trainer.tokens:,} tokens, "
+                f"{trainer.seconds / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
+            )
 
     def _list(self, names: list[str]) -> str:
         return ", ".join(f"{name} {self.changed[name]}" for name in names)
