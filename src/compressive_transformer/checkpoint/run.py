@@ -66,8 +66,9 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
         UsageError: it is not a run folder, or a file of it is missing, broken or of another model.
     """
     path = given = Path(path)
-    if os.path.isfile(path / MANIFEST) and path.parent.name == STATE:
-        path = path.parent.parent
+    state = Path(os.path.abspath(path)).parent  # the path may be "."
+    if os.path.isfile(path / MANIFEST) and state.name == STATE:
+        path = state.parent
     config = read_config(path)
     shape, vocab_size = model_config(path, config), config["vocab_size"]
     tokenizer = get_tokenizer(config["tokenizer"])
