@@ -1,11 +1,11 @@
 """Breaks small real files in every way that comes to mind, and looks at what the loaders say.
 
-Whatever the bytes, a loader gives a value or a ``UsageError``, and the command line ends with 0, or with 2 and one
-line. All else (another exception, a hang, a gigabyte, a file where none belongs, code out of a pickle) is
-a finding.
+Whatever the bytes, a loader gives a value or a ``UsageError``, and the command line ends with 0, or with 2
+and one line. All else (another exception, a hang, a gigabyte, a file where none belongs, code out of a pickle)
+is a finding.
 
     python tests/fuzz.py --minutes 5 --seed 1
-    python tests/fuzz.py --case restore:812345 --show
+    python tests/fuzz.py --case restore:812345
 
 A case is a loader's name and a number, which decides everything.
 """
@@ -394,7 +394,7 @@ def break_lanes(path: Path, r: random.Random) -> None:
 
 
 def fuzz_memory(real: Real, here: Path, r: random.Random) -> None:
-    path = shutil.copy(real.folder / "memory.safetensors", here / "memory.safetensors")
+    path = Path(shutil.copy(real.folder / "memory.safetensors", here))
     break_file(path, r)
     memory = Memory.load(path)
     model = tiny_model()
@@ -712,7 +712,7 @@ def fresh(seed: int, names: Iterable[str] = tuple(LOADERS)) -> Iterator[tuple[st
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(LOADERS), choices=list(LOADERS))

@@ -166,6 +166,18 @@ def test_a_file_in_the_place_of_a_checkpoint(store: Store, whole: Path):
     assert store.newest()[0] == whole
 
 
+@pytest.mark.parametrize("name", [".", FACTS, MANIFEST, "a.safetensors"])
+def test_what_may_not_be_read_is_no_damage(
+    store: Store, whole: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    add(store, 6)
+    closed = store.path(6) / name
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)  # root may read all
+    with pytest.raises(UsageError, match="may not be read by this user; change its permissions"):
+        store.newest()
+    assert store.steps() == [6, 5]
+
+
 # What is refused unopened
 
 

@@ -87,6 +87,7 @@ class Store:
         steps = self.steps()
         if not steps:
             raise UsageError(f"{self.folder.parent} has no checkpoint to resume from; train anew")
+        _check_access(self.path(steps[0]))
         try:
             return self.path(steps[0]), verify(self.path(steps[0]))
         except UsageError as error:
@@ -153,6 +154,17 @@ def _remove(path: Path) -> None:
             path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_access(path: Path) -> None:
+    """Refuses what this user may not read: it is no damage, and nothing to set aside.
+
+    Raises:
+        UsageError: the folder or a file in it is closed.
+    """
+    files = path.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK) else ()
+    for closed in (file for file in (path, *files) if file.exists() and not os.access(file, os.R_OK)):
+        raise UsageError(f"{closed} may not be read by this user; change its permissions")
 
 
 def verify(path: Path) -> dict[str, Any]:
