@@ -1,8 +1,8 @@
 """Breaks small real files in every way that comes to mind, and looks at what the loaders say.
 
 Whatever the bytes, a loader gives a value or a ``UsageError``, and the command line ends with 0, or with 2
-and one line. All else (another exception, a hang, a gigabyte, a file where none belongs, code out of a pickle)
-is a finding.
+and one line. All else (another exception, a hang, a gigabyte, a file where none belongs, code out of a
+pickle) is a finding.
 
     python tests/fuzz.py --minutes 5 --seed 1
     python tests/fuzz.py --case restore:812345

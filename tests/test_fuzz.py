@@ -12,14 +12,70 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="limits of memory and fork are those of Linux"
 )
 
-KEPT = [
-    ("lanes", 902613186),  # a control character in the complaint
-    ("load_checkpoint", 843329664),  # numbers that no tensor has, in a header that is signed
-    ("load_tensors", 69645980),
-    ("load_tensors", 80727746),
-    ("load_tensors", 159354502),
-    ("restore", 771458726),
-]
+KEPT: dict[str, tuple[int, ...]] = {
+    "cli_run": (85566394, 443234884, 835284099),
+    "from_plain": (651243197, 918558912),
+    "lanes": (792878159, 902613186),
+    "load_checkpoint": (
+        345397099,
+        376283007,
+        399854044,
+        476894097,
+        660093418,
+        772485789,
+        787082911,
+        843329664,
+        921169916,
+        943515540,
+    ),
+    "load_run": (571486987, 956286704),
+    "load_tensors": (
+        24880065,
+        39970919,
+        69645980,
+        80727746,
+        126886739,
+        159354502,
+        255925790,
+        279445760,
+        346119246,
+        391165987,
+        446561497,
+        611180221,
+        639450656,
+        643077375,
+        653133459,
+        679318849,
+        703013335,
+        726636910,
+        830852965,
+        895235935,
+        902439933,
+    ),
+    "memory": (459386403, 965261386),
+    "open_dataset": (427249702, 455215547, 687129087, 970969071),
+    "read_metrics": (996241054,),
+    "restore": (
+        11329342,
+        66153488,
+        268486325,
+        425264298,
+        434002350,
+        513336199,
+        648292398,
+        650528509,
+        771458726,
+        860493774,
+        892561716,
+        921102930,
+        954879051,
+        975538009,
+    ),
+    "saved_config": (89452948, 806711023),
+    "streamed": (683905828,),
+    "verify_dataset": (956731343,),
+}
+"""Cases that failed once, by their loaders."""
 SEEDS = (11, 12)
 FAST = ("load_run", "store", "memory", "from_plain", "saved_config", "read_metrics", "open_dataset")
 FAST += ("verify_dataset", "lanes", "streamed", "load_checkpoint", "load_tensors", "restore")
@@ -31,7 +87,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, cache: None) -> Real:
 
 
 def test_kept_cases(real: Real):
-    assert run_cases(real, KEPT) == []
+    assert run_cases(real, [(name, number) for name, numbers in KEPT.items() for number in numbers]) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -40,7 +96,7 @@ def test_fresh_cases(real: Real, seed: int):
 
 
 def test_the_command_line(real: Real):
-    assert run_cases(real, itertools.islice(fresh(13, ("cli", "cli_run")), 16)) == []
+    assert run_cases(real, itertools.islice(fresh(13, ("cli", "cli_run")), 8)) == []
 
 
 def test_findings_are_found(real: Real, monkeypatch: pytest.MonkeyPatch):
