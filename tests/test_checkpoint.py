@@ -107,9 +107,9 @@ def test_a_config_without_a_part(saved: Path, key: str, how: str):
     [
         (lambda config: config.update(format=2), "has format 2"),
         (lambda config: config["model"].update(colour="red"), "colour"),
-        (lambda config: config["model"].update(dim="16"), "str"),
+        (lambda config: config["model"].update(dim="16"), "dim '16' is not an instance of int"),
         (lambda config: config["model"].update(dim=15), "divisible"),
-        (lambda config: config["model"].update(compressor="zip"), "unknown"),
+        (lambda config: config["model"].update(compressor="zip"), "compressor 'zip' is not any of"),
         (lambda config: config.update(tokenizer="runes"), "unknown tokenizer 'runes'"),
         (lambda config: config.update(vocab_size=300), "weight is"),
         (lambda config: config["model"].update(num_layers=3), "is missing, not"),

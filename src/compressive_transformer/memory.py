@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.storage import read_header
+from compressive_transformer.storage import is_count, parse_json, read_header
 
 EMPTY = -1
 """Document number of a slot that holds nothing."""
@@ -176,14 +176,18 @@ class Memory(NamedTuple):
 
     def _is_sound(self) -> bool:
         """Whether shapes and types are such as a model makes them."""
-        B, N = self.document.numel(), self.layers[0].window.shape[1] if self.layers else 0
-        if not N or self.position < 0 or self.document.shape != (B,):
+        if not self.layers or not is_count(self.position):
+            return False
+        if self.document.ndim != 1 or any(x.ndim != 3 for m in self.layers for x in m[:3]):
+            return False
+        B, N = self.document.numel(), self.layers[0].window.shape[1]
+        if not N:
             return False
         if any(x.dtype != torch.int64 for x in (self.document, *(m.document for m in self.layers))):
             return False
         width, dtype = self.layers[0].window.shape[2:], self.layers[0].window.dtype
         return dtype.is_floating_point and all(
-            all(x.ndim == 3 and x.shape[::2] == (B, *width) and x.dtype == dtype for x in m[:3])
+            all(x.shape[::2] == (B, *width) and x.dtype == dtype for x in m[:3])
             and m.window.shape[1] == N
             and m.document.shape == (B, sum(m.sizes))
             and (m.usage is None or m.usage.shape == (B, sum(m.sizes[1:]), 2))
@@ -211,17 +215,15 @@ class Memory(NamedTuple):
         if not os.path.isfile(path):
             raise UsageError(f"{path} does not exist; give a file that Memory.save wrote")
         try:
-            header = json.loads((read_header(path).get("__metadata__") or {}).get("memory", "{}"))
+            header = parse_json(read_header(path).get("__metadata__", {}).get("memory", "{}"))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise UsageError(f"{path} is not a saved memory; give a file that Memory.save wrote")
             tensors = load_file(path, device=str(device))
-            position = int(header["position"])
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
-        try:
-            return Memory.from_tensors(tensors, position)
+            return Memory.from_tensors(tensors, int(str(header.get("position"))))
         except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
+            raise error if str(path) in str(error) else UsageError(f"{path}: {error}") from None
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UsageError(f"{path} is a broken memory file ({error}); save it again") from None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Memory:
         layers = tuple(LayerMemory._make(None if x is None else function(x) for x in m) for m in self.layers)

@@ -4,11 +4,13 @@ from compressive_transformer.checkpoint.run import (
     CONFIG,
     WEIGHTS,
     Run,
+    check_shapes,
     load_run,
     model_config,
     read_config,
     save_config,
     save_weights,
+    weight_shapes,
 )
 from compressive_transformer.checkpoint.store import STATE, Store
 from compressive_transformer.checkpoint.tensors import load_tensors, save_tensors, tensor_shapes
@@ -19,6 +21,7 @@ __all__ = [
     "WEIGHTS",
     "Run",
     "Store",
+    "check_shapes",
     "load_run",
     "load_tensors",
     "model_config",
@@ -27,4 +30,5 @@ __all__ = [
     "save_tensors",
     "save_weights",
     "tensor_shapes",
+    "weight_shapes",
 ]

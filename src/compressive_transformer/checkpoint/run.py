@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,14 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compressive_transformer.checkpoint.store import MANIFEST, STATE, verify
-from compressive_transformer.checkpoint.tensors import load_tensors
+from compressive_transformer.checkpoint.tensors import load_tensors, tensor_shapes
 from compressive_transformer.data import Tokenizer, get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, ModelConfig
-from compressive_transformer.storage import read_header, write_json, write_whole
+from compressive_transformer.settings import from_plain
+from compressive_transformer.storage import read_header, read_json, write_json, write_whole
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
+MAX_LAYERS = 1 << 16
+MAX_SIZE = 1 << 31
+"""Limits of what a config may say, far above any model: beyond them numbers would not fit or work not end."""
+MODEL = "model."
+"""Before the names of weights in a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,29 +66,68 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
         UsageError: it is not a run folder, or a file of it is missing, broken or of another model.
     """
     path = given = Path(path)
-    if os.path.isfile(path / MANIFEST) and path.parent.name == STATE:
-        path = path.parent.parent
+    state = Path(os.path.abspath(path)).parent  # the path may be "."
+    if os.path.isfile(path / MANIFEST) and state.name == STATE:
+        path = state.parent
     config = read_config(path)
-    model = LanguageModel(model_config(path, config), vocab_size=config["vocab_size"])
+    shape, vocab_size = model_config(path, config), config["vocab_size"]
+    tokenizer = get_tokenizer(config["tokenizer"])
     if given != path:
         verify(given)
-        load_tensors(given, {f"model.{name}": x for name, x in model.state_dict().items()})
-        tokenizer = get_tokenizer(config["tokenizer"])
-        return Run(
-            path=given, model=model.to(device).eval(), tokenizer=tokenizer, training=config["training"]
-        )
-    weights = _load_weights(path / WEIGHTS, device)
-    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    found = {name: tuple(x.shape) for name, x in weights.items()}
-    if expected != found:
-        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
-        raise UsageError(
-            f"{path / WEIGHTS} is not of the model in {CONFIG}: {name} is {found.get(name, 'missing')}, not "
-            f"{expected.get(name, 'expected')}; restore the two files of one run"
-        )
-    model.to(device).load_state_dict(weights)
-    tokenizer = get_tokenizer(config["tokenizer"])
-    return Run(path=path, model=model.eval(), tokenizer=tokenizer, training=config["training"])
+        check_shapes(shape, vocab_size, weight_shapes(given), given)
+        model = LanguageModel(shape, vocab_size=vocab_size)
+        load_tensors(given, {MODEL + name: x for name, x in model.state_dict().items()})
+        model.to(device)
+    else:
+        check_shapes(shape, vocab_size, _header_shapes(path / WEIGHTS), path / WEIGHTS)
+        model = LanguageModel(shape, vocab_size=vocab_size).to(device)
+        model.load_state_dict(_load_weights(path / WEIGHTS, device))
+    return Run(path=given, model=model.eval(), tokenizer=tokenizer, training=config["training"])
+
+
+def check_shapes(
+    config: ModelConfig, vocab_size: int, found: Mapping[str, tuple[int, ...]], where: Path
+) -> None:
+    """Compares a model with the weights that are there, before any room is made for it.
+
+    Args:
+        config, vocab_size: the model.
+        found: shape of each weight.
+        where: the weights are.
+
+    Raises:
+        UsageError: the weights are of another model.
+    """
+    expected: dict[str, tuple[int, ...]] = {"embedding.weight": (vocab_size, config.dim)}
+    if same := found.get("embedding.weight") == expected["embedding.weight"]:
+        if max(config.num_layers, len(config.dilations)) > len(found):
+            raise UsageError(f"{where} is not of the model in {CONFIG}: it has fewer layers; restore the two")
+        with torch.device("meta"):
+            model = LanguageModel(config, vocab_size=vocab_size)
+        expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    for name in [*expected, *found] if same else expected:
+        if expected.get(name) != found.get(name):
+            raise UsageError(
+                f"{where} is not of the model in {CONFIG}: {name} is {found.get(name, 'missing')}, not "
+                f"{expected.get(name, 'expected')}; restore the two files of one run"
+            )
+
+
+def weight_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight in a checkpoint.
+
+    Raises:
+        UsageError: a file there is not a safetensors file.
+    """
+    shapes = tensor_shapes(checkpoint).items()
+    return {name.removeprefix(MODEL): tuple(size) for name, (size, _) in shapes if name.startswith(MODEL)}
+
+
+def _header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if not path.exists():
+        raise UsageError(f"{path} is missing; the run was stopped before its first save, train again")
+    header = read_header(path)
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -91,39 +135,39 @@ def read_config(path: Path) -> dict[str, Any]:
     if not os.path.isdir(path):  # unlike Path.is_dir, also where the name itself is impossible
         raise UsageError(f"{path} is not a folder; give the run folder that 'compressive train' printed")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(path / CONFIG)
     except FileNotFoundError:
         raise UsageError(
             f"{path} is not a run folder (no {CONFIG}); give one that 'compressive train' made"
         ) from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path / CONFIG} is broken ({error}); restore it or train again") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path / CONFIG} is broken ({reason}); restore it or train again") from None
     kinds = {"format": int, "model": dict, "vocab_size": int, "tokenizer": str, "training": dict}
     given = config if isinstance(config, dict) else {}
-    if lacks := sorted(name for name, kind in kinds.items() if not isinstance(given.get(name), kind)):
+    if lacks := sorted(name for name, kind in kinds.items() if type(given.get(name)) is not kind):
         raise UsageError(f"{path / CONFIG} lacks {', '.join(lacks)}; it is not of a run of this library")
     if config["format"] != FORMAT:
         raise UsageError(
             f"{path} has format {config['format']}, this version reads {FORMAT}; use the version that made it"
         )
+    if not 1 <= config["vocab_size"] < MAX_SIZE:
+        raise UsageError(f"{path / CONFIG}: vocab_size {config['vocab_size']} is not allowed; restore it")
     return config
 
 
 def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:
     """The model's shape in the content of a ``config.json``."""
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()}
-    try:
-        return ModelConfig(**settings)
-    except TypeError as error:
-        raise UsageError(
-            f"{path / CONFIG} does not fit this version ({error}); use the version that made it"
-        ) from None
+    settings, limits = config["model"], {"num_layers": MAX_LAYERS}
+    for name, value in settings.items():
+        limit = limits.get(name, MAX_SIZE)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number >= limit:
+                raise UsageError(f"{path / CONFIG}: {name} {number} is not allowed; use less than {limit:,}")
+    return from_plain(ModelConfig, settings, str(path / CONFIG))
 
 
 def _load_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    if not path.exists():
-        raise UsageError(f"{path} is missing; the run was stopped before its first save, train again")
-    read_header(path)
     try:
         return load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:

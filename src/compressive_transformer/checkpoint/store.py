@@ -7,7 +7,8 @@ state/step-0000001200.damaged/     set aside on resume
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import os
 import re
 import shutil
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.storage import checksum, read_header, sync, write_json
+from compressive_transformer.storage import checksum, is_count, read_header, read_json, sync, write_json
 
 STATE, MANIFEST, FACTS = "state", "manifest.json", "facts.json"
 FORMAT = 1
-STEP = re.compile(r"step-(\d{10})")
+STEP = re.compile(r"step-([0-9]{10})")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json)")
 
 
@@ -45,7 +46,7 @@ class Store:
         """An empty folder to write a checkpoint to. What a dead process left half written is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self._left():
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         self.partial(step).mkdir(exist_ok=True)  # another process of the run may have been quicker
         return self.partial(step)
 
@@ -62,7 +63,7 @@ class Store:
         sync(partial)
         whole = self.folder / partial.name.removeprefix(".").removesuffix(".partial")
         if whole.exists():  # of a run that was resumed from an earlier step
-            shutil.rmtree(whole)
+            _remove(whole)
         os.rename(partial, whole)
         sync(self.folder)
         return whole
@@ -86,6 +87,7 @@ class Store:
         steps = self.steps()
         if not steps:
             raise UsageError(f"{self.folder.parent} has no checkpoint to resume from; train anew")
+        _check_access(self.path(steps[0]))
         try:
             return self.path(steps[0]), verify(self.path(steps[0]))
         except UsageError as error:
@@ -105,7 +107,7 @@ class Store:
         """
         for path in (self.path(s) for s in self.steps() if s >= step):
             aside = path.with_suffix(f".{why}")
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
             path.rename(aside)
         return next(iter(self.steps()), None)
 
@@ -121,7 +123,7 @@ class Store:
         for step in set(steps) - stay:
             gone = self.partial(step)
             self.path(step).rename(gone)  # at once, so that none is ever seen half removed
-            shutil.rmtree(gone, ignore_errors=True)
+            _remove(gone)
 
     def best(self) -> int | None:
         """Step of the checkpoint with the lowest score."""
@@ -136,13 +138,33 @@ class Store:
     def score(self, step: int) -> float | None:
         """Bits per byte on the excerpt of the validation text, if the checkpoint was scored."""
         try:
-            score = json.loads((self.path(step) / FACTS).read_text(encoding="utf-8"))["score"]
+            score = read_json(self.path(step) / FACTS)["score"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return score if isinstance(score, float) else None
+        return score if isinstance(score, float) and math.isfinite(score) else None
 
     def _left(self) -> list[Path]:
         return sorted(self.folder.glob(".step-*.partial"))
+
+
+def _remove(path: Path) -> None:
+    """Removes whatever has the name, as far as it can be; of a link the link alone."""
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_access(path: Path) -> None:
+    """Refuses what this user may not read: it is no damage, and nothing to set aside.
+
+    Raises:
+        UsageError: the folder or a file in it is closed.
+    """
+    files = path.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK) else ()
+    for closed in (file for file in (path, *files) if file.exists() and not os.access(file, os.R_OK)):
+        raise UsageError(f"{closed} may not be read by this user; change its permissions")
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -151,11 +173,18 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: a file is missing, altered, not in the manifest, or not what its name says.
     """
+    try:
+        return _verify(path)
+    except OSError as error:
+        raise UsageError(f"{error.filename or path} can't be read ({error.strerror})") from None
+
+
+def _verify(path: Path) -> dict[str, Any]:
     table = _manifest(path)
     present = {file.name for file in path.iterdir()} - {MANIFEST}
     if odd := sorted(present ^ set(table)):
         what = "is missing from" if odd[0] in table else "does not belong to"
-        raise UsageError(f"{odd[0]} {what} the checkpoint {path}")
+        raise UsageError(f"{_shown(odd[0])} {what} the checkpoint {path}")
     for name, entry in table.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
@@ -178,12 +207,12 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     table = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(table, dict) or FACTS not in table:
         raise UsageError(f"{path / MANIFEST} is broken: it lists no files")
-    if manifest.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
+    if (found := manifest.get("format")) != FORMAT or type(found) is not int:
+        raise UsageError(f"{path} has format {_shown(found)}, this version reads {FORMAT}")
     for name, entry in table.items():
         if not NAME.fullmatch(name) or name == MANIFEST:
-            raise UsageError(f"{path / MANIFEST} names a file {name!r}, which is not a name of ours; refused")
-        known = isinstance(entry, dict) and isinstance(entry.get("bytes"), int)
+            raise UsageError(f"{path / MANIFEST} names a file {_shown(name)}, not a name of ours; refused")
+        known = isinstance(entry, dict) and is_count(entry.get("bytes"))
         if not known or not isinstance(entry.get("sha256"), str):
             raise UsageError(f"{path / MANIFEST} is broken: no size and checksum of {name}")
     return table
@@ -191,8 +220,14 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except OSError as error:
         raise UsageError(f"{path} can't be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is broken ({error})") from None
+
+
+def _shown(given: object) -> str:
+    """Fit for a line, whatever it is."""
+    text = given if isinstance(given, str) and NAME.fullmatch(given) else repr(given)
+    return text if len(text) <= 100 else f"{text[:100]} ..."

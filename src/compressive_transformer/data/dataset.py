@@ -7,10 +7,12 @@ shard-00000.bin …  tokens, and nothing else
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,23 @@ from numpy.typing import NDArray
 from compressive_transformer.data.corpus import Corpus
 from compressive_transformer.data.disk import whole_file
 from compressive_transformer.data.files import DATASET
+from compressive_transformer.data.saved import shown
 from compressive_transformer.data.shards import Shard, Shards
 from compressive_transformer.data.sources import parse_separator
 from compressive_transformer.data.tokenizers import Tokenizer
 from compressive_transformer.errors import UsageError
+from compressive_transformer.settings import from_plain
+from compressive_transformer.storage import is_count, open_plain, read_json
 
+T = TypeVar("T")
 FORMAT = "compressive-transformer-dataset-1"
 DOCUMENTS = "documents.npy"
+SHARD = re.compile(r"shard-[0-9]{5,9}\.bin")
+NPY = re.compile(
+    rb"\x93NUMPY\x01\0..\{'descr': '<i8', 'fortran_order': False, 'shape': \(([0-9]{1,18}), 2\), \} *\n",
+    re.DOTALL,
+)
+"""How the table of documents begins, as np.save writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +82,16 @@ class Manifest:
             UsageError: There is none, or none that can be read.
         """
         try:
-            values: dict[str, Any] = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
+            values: dict[str, Any] = read_json(folder / DATASET)
+            if (found := values["format"]) != FORMAT:
                 raise UsageError(
-                    f"the dataset {folder} has format {values['format']!r}, this version reads {FORMAT!r}: "
+                    f"the dataset {folder} has format {shown(found)!r}, this version reads {FORMAT!r}: "
                     "prepare it again"
                 )
-            if values["dtype"] not in ("uint16", "uint32"):
-                raise ValueError(values["dtype"])
-            values["sources"] = tuple(SourceEntry(**entry) for entry in values["sources"])
-            values["shards"] = tuple(ShardEntry(**entry) for entry in values["shards"])
-            manifest = cls(**values)
-            counts = [*(s.documents for s in manifest.sources), *(s.tokens for s in manifest.shards)]
-            if not (manifest.sources and manifest.shards and all(type(count) is int for count in counts)):
-                raise ValueError(counts)
+            values["sources"] = tuple(_entry(SourceEntry, entry) for entry in values["sources"])
+            values["shards"] = tuple(_entry(ShardEntry, entry) for entry in values["shards"])
+            manifest = _entry(cls, values)
+            manifest.check()
             return manifest
         except UsageError:
             raise
@@ -94,10 +102,41 @@ class Manifest:
         except (ValueError, TypeError, KeyError):
             raise UsageError(f"{folder / DATASET} is damaged: remove {folder} and prepare it again") from None
 
+    def check(self) -> None:
+        """Compares what it says with what can be.
+
+        Raises:
+            ValueError: It says something else.
+        """
+        counts = [source.documents for source in self.sources], [shard.tokens for shard in self.shards]
+        names = {shard.file for shard in self.shards}
+        sound = (
+            self.dtype in ("uint16", "uint32")
+            and all(numbers and is_count(sum(numbers)) and min(numbers) >= 0 for numbers in counts)
+            and all(map(SHARD.fullmatch, names))  # no name leads out of the folder
+            and len(names) == len(self.shards)
+        )
+        if not sound:
+            raise ValueError(self.key)
+
     def write(self, folder: Path) -> None:
         """Makes the dataset in the folder whole."""
         with whole_file(folder / DATASET) as file:
             file.write(json.dumps(asdict(self), indent=1).encode())
+
+
+def _entry(kind: type[T], values: Any) -> T:
+    """The dataclass, if these are values for it.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(kind.__name__)
+    try:
+        return from_plain(kind, values, DATASET)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +189,11 @@ def open_dataset(folder: Path, tokenizer: Tokenizer, *, separator: str | None = 
             "leave the separator out, or prepare the text again"
         )
     shards = _find_shards(folder, manifest)
-    table = _read_table(folder)
     ends = np.cumsum([entry.documents for entry in manifest.sources], dtype=np.int64)
+    table = _read_table(folder, int(ends[-1]))
     tokens = Shards.over(shards, manifest.dtype)
-    if len(table) != ends[-1] or int(table[:, 0].sum()) != len(tokens):
+    longest = int(table[:, 0].max(initial=0))
+    if longest > len(tokens) or longest * len(table) >= 1 << 63 or int(table[:, 0].sum()) != len(tokens):
         raise _damaged(folder, DOCUMENTS)
     return Corpus(
         tokens=tokens,
@@ -181,13 +221,14 @@ def verify_dataset(folder: str | Path, progress: Callable[[int, int], None] | No
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    sizes = [shard.path.stat().st_size for shard in _find_shards(folder, manifest)]
+    itemsize = np.dtype(manifest.dtype).itemsize
+    sizes = [shard.num_tokens * itemsize for shard in _find_shards(folder, manifest)]
     expected = {DOCUMENTS: manifest.documents_sha256, **{s.file: s.sha256 for s in manifest.shards}}
     done = 0
     for file, sha256 in expected.items():
         hasher = hashlib.sha256()
         try:
-            with (folder / file).open("rb") as stream:
+            with open_plain(folder / file) as stream:
                 while chunk := stream.read(1 << 22):
                     hasher.update(chunk)
                     done += len(chunk) if file != DOCUMENTS else 0
@@ -205,17 +246,24 @@ def _find_shards(folder: Path, manifest: Manifest) -> list[Shard]:
     itemsize = np.dtype(manifest.dtype).itemsize
     for entry in manifest.shards:
         path = folder / entry.file
-        if not path.is_file() or path.stat().st_size != entry.tokens * itemsize:
+        if not os.path.isfile(path) or os.path.getsize(path) != entry.tokens * itemsize:
             raise _damaged(folder, entry.file)
     return [Shard(folder / entry.file, entry.tokens, entry.sha256) for entry in manifest.shards]
 
 
-def _read_table(folder: Path) -> NDArray[np.int64]:
+def _read_table(folder: Path, num_documents: int) -> NDArray[np.int64]:
+    """The table of so many documents. Not by np.load, which makes room for whatever a broken file says."""
     try:
-        table = np.load(folder / DOCUMENTS, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        raise _damaged(folder, DOCUMENTS) from None
-    if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != 2 or (table < 0).any():
+        with open_plain(folder / DOCUMENTS) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = NPY.match(file.read(1024))
+            if not head or int(head[1]) != num_documents or head.end() + 16 * num_documents != size:
+                raise _damaged(folder, DOCUMENTS)
+            file.seek(head.end())
+            table = np.frombuffer(file.read(), "<i8").reshape(-1, 2)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, UsageError) else _damaged(folder, DOCUMENTS) from None
+    if len(table) != num_documents or (table < 0).any():
         raise _damaged(folder, DOCUMENTS)
     return table
 

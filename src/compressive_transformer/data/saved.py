@@ -4,14 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.storage import is_count
 
 
 def damaged_state(name: str, allowed: str, given: object) -> UsageError:
     """For the caller to raise."""
     return UsageError(
-        f"the saved lanes are damaged, {name} should be {allowed}, not {str(given)[:40]!r}: resume from an "
+        f"the saved lanes are damaged, {name} should be {allowed}, not {shown(given)[:40]!r}: resume from an "
         "older state, or start the lanes anew"
     )
+
+
+def shown(given: object) -> str:
+    """Fit for a line, whatever it is."""
+    if isinstance(given, str):
+        return given[:100] if given.isprintable() else repr(given)[:100]
+    plain = (
+        given is None or isinstance(given, bool | float) or (isinstance(given, int) and is_count(abs(given)))
+    )
+    return str(given) if plain else f"a value of type {type(given).__name__}"
 
 
 def check_identity(state: object, identity: Mapping[str, int | str]) -> None:
@@ -25,7 +36,7 @@ def check_identity(state: object, identity: Mapping[str, int | str]) -> None:
     for key, here in identity.items():
         if (saved := state.get(key)) != here or type(saved) is not type(here):
             raise UsageError(
-                f"the saved lanes have {key} {saved} and these {here}: "
+                f"the saved lanes have {key} {shown(saved)} and these {here}: "
                 "resume with the text, seed and lanes of the run"
             )
 
@@ -36,7 +47,7 @@ def check_count(value: Any, name: str) -> int:
     Raises:
         UsageError: It is something else.
     """
-    if type(value) is not int or value < 0:
+    if not is_count(value):
         raise damaged_state(name, "0 or more", value)
     return value
 

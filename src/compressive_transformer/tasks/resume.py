@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store, read_config
+from compressive_transformer.checkpoint import Store, check_shapes, model_config, read_config, weight_shapes
+from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
+from compressive_transformer.storage import is_count
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.parallel import World
-from compressive_transformer.train.state import restore
+from compressive_transformer.train.state import Facts, restore
 
 BATCH = ("lanes", "processes")
 """Memory belongs to lanes, and lanes to processes."""
@@ -24,9 +26,28 @@ def saved_config(run: Path) -> TrainConfig:
     """The settings that a run was made with.
 
     Raises:
-        UsageError: it is not a run folder, or its config is broken.
+        UsageError: it is not a run folder, or its config is broken, or not that of its checkpoints.
     """
-    return from_plain(TrainConfig, read_config(run)["training"], f"{run}/config.json")
+    content = read_config(run)
+    model_config(run, content)
+    config = from_plain(TrainConfig, content["training"], f"{run}/config.json")
+    _check_model(run, config)
+    return config
+
+
+def _check_model(run: Path, config: TrainConfig) -> None:
+    """Compares the model with the newest checkpoint that can be read, before room is made for the model."""
+    store, vocab_size = Store(run), get_tokenizer(config.tokenizer).vocab_size
+    if not store.steps():
+        raise UsageError(f"{run} has no checkpoint to resume from; train anew")
+    for step in store.steps():
+        try:
+            shapes = weight_shapes(store.path(step))
+        except UsageError:
+            continue  # it will be set aside, or end it all, when it is its turn
+        if shapes:
+            return check_shapes(config.model, vocab_size, shapes, store.path(step))
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +74,10 @@ class Resumed:
         else:
             world.wait()
             checkpoint, found = store.trusted()
-        before = saved | {"processes": found.get("processes"), "text": found.get("text")}
+        known = Facts.of(found, checkpoint)
+        if not is_count(found.get("metrics")) or not isinstance(found.get("text"), str):
+            raise UsageError(f"{checkpoint}/facts.json lacks metrics or text; it is of another version")
+        before = saved | {"processes": known.processes, "lanes": known.lanes, "text": found["text"]}
         now = flat(config) | {"processes": world.size, "text": text}
         skip = ("out", "data")  # the text tells whether the data are others
         changed = {

@@ -10,14 +10,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.storage import open_plain, parse_json
 from compressive_transformer.train.progress import Progress
 from compressive_transformer.train.sinks import Sink
 
 METRICS = "metrics.jsonl"
+NUMBERS = {"step", "tokens", "seconds", "tokens_per_second", "bits_per_token", "bits_per_byte"}
+"""What records may have, and then as a number or null."""
 
 
 class Metrics:
@@ -102,7 +105,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     if not os.path.isfile(path):  # unlike Path.is_file, also where the name itself is impossible
         raise UsageError(f"{run} has no {METRICS}; give a run folder that 'compressive train' made")
-    lines = path.read_bytes().splitlines()
+    try:
+        with open_plain(path) as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} can't be read ({error.strerror})") from None
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -116,9 +123,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    record = json.loads(line, parse_constant=lambda name: None)  # early runs wrote NaN
-    if not isinstance(record, dict) or "event" not in record:
+    record = _as_json(parse_json(line))  # early runs wrote NaN
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
         raise ValueError("not a record")
+    for name in NUMBERS & record.keys():
+        if type(record[name]) not in (int, float, NoneType):
+            raise ValueError(f"{name} is no number")
     return record
 
 

@@ -8,7 +8,9 @@ them knows (memory, lanes, random numbers, gradients that wait for the end of an
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,58 @@ from torch import Tensor
 from compressive_transformer.checkpoint import load_tensors, tensor_shapes
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
+from compressive_transformer.settings import from_plain
+from compressive_transformer.storage import parse_json
+from compressive_transformer.train.faults import Spikes
 from compressive_transformer.train.optimizer import local
 
 if TYPE_CHECKING:
     from compressive_transformer.train.loop import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumFacts:
+    """What has been added up since the last record."""
+
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The numbers of a trainer that are the same in every process."""
+
+    step: int
+    tokens: int
+    seconds: float
+    updates: int
+    waiting: int
+    skipped: int
+    validate_at: tuple[float, ...]
+    position: int
+    sums: SumFacts
+    spikes: Spikes
+    norms: tuple[float, float]
+    processes: int
+    lanes: int
+
+    def __post_init__(self):
+        numbers = [value for value in vars(self).values() if isinstance(value, int | float)]
+        numbers += [self.sums.steps, self.spikes.steps, self.spikes.variance]
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise UsageError(
+                "the facts of the checkpoint are broken: a count is below 0; take an earlier one"
+            )
+
+    @staticmethod
+    def of(values: Mapping[str, Any], where: Path) -> Facts:
+        """Those in what a checkpoint says.
+
+        Raises:
+            UsageError: one is missing, or can't be.
+        """
+        names = {field.name for field in fields(Facts)}
+        return from_plain(Facts, {n: x for n, x in values.items() if n in names}, f"{where}/facts.json")
 
 
 def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -41,21 +91,22 @@ def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
 
 def facts_of(trainer: Trainer) -> dict[str, Any]:
     """The numbers of a trainer that are the same in every process."""
-    return {
-        "step": trainer.step,
-        "tokens": trainer.tokens,
-        "seconds": trainer.seconds,
-        "updates": trainer.updates,
-        "waiting": trainer.waiting,
-        "skipped": trainer.skipped,
-        "validate_at": trainer.validate_at,
-        "position": trainer.memory.position,
-        "sums": {"steps": trainer.sums.steps, "loss": trainer.sums.loss},
-        "spikes": asdict(trainer.spikes),
-        "norms": list(trainer.norms),
-        "processes": trainer.world.size,
-        "lanes": trainer.lanes.num_lanes,
-    }
+    facts = Facts(
+        step=trainer.step,
+        tokens=trainer.tokens,
+        seconds=trainer.seconds,
+        updates=trainer.updates,
+        waiting=trainer.waiting,
+        skipped=trainer.skipped,
+        validate_at=tuple(trainer.validate_at),
+        position=trainer.memory.position,
+        sums=SumFacts(steps=trainer.sums.steps, loss=trainer.sums.loss),
+        spikes=trainer.spikes,
+        norms=trainer.norms,
+        processes=trainer.world.size,
+        lanes=trainer.lanes.num_lanes,
+    )
+    return asdict(facts)
 
 
 def restore(trainer: Trainer, folder: Path, facts: dict[str, Any], *, reset_memory: bool = False) -> None:
@@ -71,48 +122,68 @@ def restore(trainer: Trainer, folder: Path, facts: dict[str, Any], *, reset_memo
     Raises:
         UsageError: the checkpoint does not fit the trainer.
     """
-    shapes = tensor_shapes(folder)
+    known, shapes = Facts.of(facts, folder), tensor_shapes(folder)
+    into = {f"model.{name}": x for name, x in trainer.model.state_dict().items()}
+    if known.updates:
+        into |= {f"optimizer.{name}": x for name, x in trainer.optimizer.allocate().items()}
+    own = {} if reset_memory else _room(trainer, shapes)
+    load_tensors(folder, into | own)
+    trainer.step, trainer.tokens = known.step, known.tokens
+    trainer.seconds_before, trainer.updates = float(known.seconds), known.updates
+    trainer.spikes = known.spikes
+    trainer.validate_at = list(map(float, known.validate_at))
+    trainer.norms = known.norms
+    if reset_memory:
+        torch.manual_seed(trainer.config.seed + trainer.step + trainer.world.rank)
+        return
     try:
-        into = {f"model.{name}": x for name, x in trainer.model.state_dict().items()}
-        if facts["updates"]:
-            into |= {f"optimizer.{name}": x for name, x in trainer.optimizer.allocate().items()}
-        own = {} if reset_memory else _room(trainer, shapes)
-        load_tensors(folder, into | own)
-        trainer.step, trainer.tokens = int(facts["step"]), int(facts["tokens"])
-        trainer.seconds_before, trainer.updates = float(facts["seconds"]), int(facts["updates"])
-        trainer.spikes = type(trainer.spikes)(**facts["spikes"])
-        trainer.validate_at = list(map(float, facts["validate_at"]))
-        trainer.norms = (float(facts["norms"][0]), float(facts["norms"][1]))
-        if reset_memory:
-            torch.manual_seed(trainer.config.seed + trainer.step + trainer.world.rank)
-        else:
-            _restore_own(trainer, own, facts)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
+        _restore_own(trainer, own, known)
+    except KeyError as error:
         raise UsageError(f"{folder} lacks {error}; it is of another version") from None
 
 
-def _restore_own(trainer: Trainer, own: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def _restore_own(trainer: Trainer, own: dict[str, Tensor], facts: Facts) -> None:
     """What this process alone knew."""
     found = {name.removeprefix(_own(trainer)): x for name, x in own.items()}
     device = trainer.world.device
-    memory = Memory.from_tensors(_below("memory.", found), int(facts["position"])).to(device)
+    memory = Memory.from_tensors(_below("memory.", found), facts.position).to(device)
     if [m.sizes for m in memory.layers] != [m.sizes for m in trainer.memory.layers]:
         raise UsageError("the memory sizes are not those of the checkpoint; add --reset-memory")
     if memory.batch_size != trainer.memory.batch_size:
         raise UsageError("the lanes are not those of the checkpoint; add --reset-memory")
     trainer.memory = memory
-    trainer.waiting, trainer.skipped = int(facts["waiting"]), int(facts["skipped"])
-    trainer.sums.steps, trainer.sums.loss = int(facts["sums"]["steps"]), float(facts["sums"]["loss"])
-    trainer.sums.compression = found["compression"]
+    trainer.waiting, trainer.skipped = facts.waiting, facts.skipped
+    trainer.sums.steps, trainer.sums.loss = facts.sums.steps, float(facts.sums.loss)
+    _like(found["compression"], trainer.sums.compression, "compression")
+    trainer.sums.compression = found["compression"].to(device)
     parameters = dict(trainer.model.named_parameters())
     for name, x in _below("gradient.", found).items():
         _set_gradient(parameters[name], x.to(device))
-    trainer.lanes.load_state_dict(json.loads(bytes(found["lanes"].tolist())))
-    torch.set_rng_state(found["random.cpu"])
-    if "random.cuda" in found and device.type == "cuda":
-        torch.cuda.set_rng_state(found["random.cuda"], device)
+    trainer.lanes.load_state_dict(_from_tensor(found["lanes"]))
+    _set_random(found, device)
+
+
+def _set_random(found: dict[str, Tensor], device: torch.device) -> None:
+    """Random numbers go on where they were."""
+    _like(found["random.cpu"], torch.get_rng_state(), "random.cpu")
+    try:
+        torch.set_rng_state(found["random.cpu"])
+        if "random.cuda" in found and device.type == "cuda":
+            _like(found["random.cuda"], torch.cuda.get_rng_state(device), "random.cuda")
+            torch.cuda.set_rng_state(found["random.cuda"], device)
+    except RuntimeError as error:  # it is looked at there
+        raise UsageError(
+            f"the random numbers of the checkpoint are broken ({error}); take an earlier one"
+        ) from None
+
+
+def _like(given: Tensor, known: Tensor, name: str) -> None:
+    """Refuses a tensor of another kind."""
+    if given.shape != known.shape or given.dtype != known.dtype:
+        raise UsageError(
+            f"the checkpoint has {name} as {given.dtype} {tuple(given.shape)}, not {known.dtype} "
+            f"{tuple(known.shape)}; it is of another version"
+        )
 
 
 def _room(trainer: Trainer, shapes: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
@@ -134,6 +205,15 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _as_tensor(value: Any) -> Tensor:
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _from_tensor(x: Tensor) -> Any:
+    if x.dtype != torch.uint8 or x.ndim != 1:
+        raise UsageError(f"the checkpoint has lanes as {x.dtype} {tuple(x.shape)}; it is of another version")
+    try:
+        return parse_json(bytes(x.tolist()))
+    except ValueError as error:
+        raise UsageError(f"the lanes of the checkpoint are broken ({error}); take an earlier one") from None
 
 
 def _waiting_gradients(trainer: Trainer) -> dict[str, Tensor]:
