@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> None:
     """Trains by a recipe, or goes on with a run; flags change its settings."""
     name, rest = ("tiny", list(arguments))
     run = _resumed(rest)
+    if run == "":
+        raise UsageError("--resume stands there without a run folder; name the one to go on with")
     if rest and not rest[0].startswith("-"):
         name, *rest = rest
         if run:
@@ -75,7 +77,7 @@ def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Argumen
 def _resumed(arguments: Sequence[str]) -> str | None:
     """The run to go on with, which must be known before its settings can be the defaults of the flags."""
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word == "--resume" and after and not after.startswith("-"):
+        if word == "--resume" and not after.startswith("-"):
             return after
         if word.startswith("--resume="):
             return word.partition("=")[2]

@@ -132,9 +132,9 @@ def _begin(
         found.restore(trainer)  # nothing has been written yet, should this be refused
     metrics = display = None
     if world.first:
-        save_config(run, model, tokenizer, asdict(config))
         sinks = open_sinks(config.sinks, run, asdict(config), step=trainer.step)
         metrics = Metrics(run, offset=found.facts["metrics"] if found else None, sinks=sinks)
+        save_config(run, model, tokenizer, asdict(config))
         display = Display(tokenizer.unit)
     score = _excerpt_score(text.validation, config)
     session = Session(run, world, config.save, {"text": text.identity}, metrics, display, score)
