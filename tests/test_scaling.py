@@ -5,6 +5,7 @@ allocator and by the storages that tensors have.
 """
 
 import json
+import runpy
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -433,3 +434,10 @@ def test_one_process_sends_nothing():
     for strategy in ("ddp", "fsdp"):
         found = scaling(config_of({"parallel": strategy}), vocab_size=9, processes=1)
         assert found.sent.total == found.memory.buffers == 0
+
+
+def test_document_shows_what_is_computed():
+    path = Path(__file__).parents[1] / "experiments" / "scaling.py"
+    script = runpy.run_path(str(path))
+    text = (path.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert script["filled"](text) == text
