@@ -227,6 +227,19 @@ def test_info(capsys: Capture, run: Path, what: str):
         assert found["temporal_range"] == 2 * (8 + 2 * 8)
 
 
+@pytest.mark.parametrize("what", ["a run", "a recipe"])
+def test_info_of_many_processes(capsys: Capture, run: Path, what: str):
+    name = str(run) if what == "a run" else "tiny"
+    plan = ["--processes", "8", "--parallel", "fsdp", "--lanes", "32"]
+    found = json.loads(answer(capsys, "info", name, "--json", *plan))
+    assert found["plan"]["parameters"] == found["parameters"]
+    assert found["plan"]["memory"]["state"] >= 2 * 4 * found["state_bytes_per_row"]
+    assert found["plan"]["sent"]["weights"] > found["plan"]["sent"]["gradients"] > 0
+    printed = answer(capsys, "info", name, *plan)
+    assert "8 by fsdp, 4 lanes each" in printed
+    assert "plan" not in json.loads(answer(capsys, "info", name, "--json"))
+
+
 def test_help(capsys: Capture):
     assert answer(capsys) == answer(capsys, "--help") == answer(capsys, "help")
     assert answer(capsys, "--version").startswith("compressive-transformer ")
@@ -383,6 +396,9 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "generate seed": ("generate {run} --seed -1", "seed -1"),
     "generate without end as JSON": ("generate {run} --length 0 --json", "length 0"),
     "info of nothing": ("info no", "neither a run folder nor a recipe"),
+    "info of lanes that can't be shared": ("info tiny --processes 5", "16 lanes can't be shared out to 5"),
+    "info of no processes": ("info tiny --processes 0", "processes 0"),
+    "info of a strategy alone": ("info tiny --parallel fsdp", "add --processes N"),
     "info of text": ("info text.txt", "not a folder"),
     "info of an impossible name": ("info " + "x" * 5000, "neither a run folder nor a recipe"),
 }

@@ -10,8 +10,10 @@ from typing import Annotated
 import tyro
 
 from compressive_transformer.cli.parse import parse
+from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES
 from compressive_transformer.tasks.info import describe, facts
+from compressive_transformer.train.parallel import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,12 @@ class Arguments:
 
     run: Annotated[str, tyro.conf.Positional]
     """Run folder, or the name of a recipe."""
+    processes: int | None = None
+    """Also show what a training step costs each of so many processes (docs/scaling.md)."""
+    parallel: Strategy | None = None
+    """For these: ddp or fsdp, if not that of the run."""
+    lanes: int | None = None
+    """For these: lanes of all of them together, if not those of the run."""
     json: bool = False
     """Answer for programs."""
 
@@ -27,5 +35,8 @@ class Arguments:
 def main(arguments: Sequence[str]) -> None:
     """Describes a run or a recipe."""
     a = parse(Arguments, arguments, verb="info")
-    found = facts(a.run, RECIPES)
+    changes = {k: v for k, v in {"parallel": a.parallel, "lanes": a.lanes}.items() if v is not None}
+    if changes and a.processes is None:
+        raise UsageError(f"--{' and --'.join(changes)} are for many processes; add --processes N")
+    found = facts(a.run, RECIPES, processes=a.processes, changes=changes)
     print(json.dumps(found, indent=2) if a.json else describe(found))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,52 @@ from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.formulas import costs
 from compressive_transformer.model import ModelConfig
+from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.train import TrainConfig
+from compressive_transformer.train.scaling import scaling
 
 
-def facts(run: str, recipes: dict[str, Any]) -> dict[str, Any]:
+def facts(
+    run: str,
+    recipes: dict[str, Any],
+    *,
+    processes: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Shape, costs and, of a run, its training settings.
 
     Args:
         run: a run folder or the name of a recipe.
         recipes: the recipes by name.
+        processes: also what a training step costs each of so many.
+        changes: settings that are others for these.
     """
     if run in recipes and not os.path.exists(run):
         config: TrainConfig = recipes[run]()
         tokenizer = get_tokenizer(config.tokenizer)
-        return _facts(run, config.model, tokenizer.vocab_size, tokenizer.unit, asdict(config))
+        found = _facts(run, config.model, tokenizer.vocab_size, tokenizer.unit, asdict(config))
+        return found | _plan(config, tokenizer.vocab_size, processes, changes)
     path = Path(run)
     if not os.path.exists(run):
         raise UsageError(f"{run} is neither a run folder nor a recipe ({', '.join(sorted(recipes))})")
     saved = read_config(path)
     unit = get_tokenizer(saved["tokenizer"]).unit
-    return _facts(run, model_config(path, saved), saved["vocab_size"], unit, saved["training"])
+    found = _facts(run, model_config(path, saved), saved["vocab_size"], unit, saved["training"])
+    if processes is None:  # a run of an older version can be described, though not planned with
+        return found
+    return found | _plan(saved_config(path), saved["vocab_size"], processes, changes)
+
+
+def _plan(
+    config: TrainConfig, vocab_size: int, processes: int | None, changes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if processes is None:
+        return {}
+    config = replace(config, **changes or {})
+    found = scaling(config, vocab_size=vocab_size, processes=processes)
+    settings = {"processes": processes, "parallel": config.parallel, "lanes": config.lanes}
+    totals = {"memory_total": found.memory.total, "sent_total": found.sent.total}
+    return {"plan": settings | asdict(found) | totals}
 
 
 def _facts(
@@ -69,4 +96,33 @@ def describe(found: dict[str, Any]) -> str:
         ("attention", f"{found['attention_per_token']:,} keys per {unit} and head, over all layers"),
         ("state", f"{found['state_bytes_per_row'] / 1024:,.0f} KiB a stream, however long it is"),
     ]
+    if "plan" in found:
+        rows += _describe_plan(found["plan"])
     return "\n".join([found["name"], *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def _describe_plan(p: dict[str, Any]) -> list[tuple[str, str]]:
+    """A training step, process by process."""
+
+    def parts(which: str) -> str:
+        named = sorted(p[which].items(), key=lambda item: -item[1])
+        return ", ".join(f"{size_of(n)} {name}" for name, n in named if n) or "nothing"
+
+    saved = p["checkpoint"]
+    return [
+        ("processes", f"{p['processes']:,} by {p['parallel']}, {p['lanes'] // p['processes']:,} lanes each"),
+        ("memory each", f"at most {size_of(p['memory_total'])}"),
+        ("", parts("memory")),
+        ("sent each", f"{size_of(p['sent_total'])} a step"),
+        ("", parts("sent")),
+        ("checkpoint", f"{size_of(saved['whole'])}, and {size_of(saved['weights'])} model.safetensors"),
+    ]
+
+
+def size_of(count: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.3g} TiB"

@@ -21,7 +21,7 @@ class Optimizer:
     def __init__(self, model: LanguageModel, config: OptimizerConfig):
         self.config = config
         self.main, self.compression = split_objectives(model)
-        matrices = _layer_matrices(model) if config.name == "muon" else []
+        matrices = layer_matrices(model) if config.name == "muon" else []
         taken = {id(p) for p in matrices}
         rest = [p for p in self.main if id(p) not in taken] + self.compression
         biases = {id(p) for name, p in model.named_parameters() if p.ndim < 2 or name.endswith("bias")}
@@ -135,7 +135,7 @@ def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.
     return main, compression
 
 
-def _layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
+def layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
     """Weights of the linear maps inside attention and feed-forward."""
     return [
         p
