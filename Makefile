@@ -20,7 +20,7 @@ demo: .venv/.installed-plot ## Train a small model for MINUTES (3) minutes
 	$(BIN)/compressive train --minutes $(MINUTES)
 
 test: .venv/.installed-dev ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: .venv/.installed-dev ## Check style, format and types
 	$(BIN)/ruff check

@@ -4,9 +4,11 @@ Messages are counted below torch.distributed, where DDP's C++ and DTensor pass t
 allocator and by the storages that tensors have.
 """
 
+import gc
 import json
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,8 +140,16 @@ def allocated(profiled: profile) -> tuple[int, int]:
     return peak, now
 
 
-def watched() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+@contextmanager
+def watched() -> Iterator[profile]:
+    """Without the garbage collector, which would return what was there before."""
+    gc.collect()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            yield profiled
+    finally:
+        gc.enable()
 
 
 def storage(tensors: Iterable[Tensor]) -> int:
