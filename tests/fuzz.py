@@ -374,7 +374,7 @@ def fuzz_restore(real: Real, here: Path, r: random.Random) -> None:
         (path / FACTS).write_bytes(break_json((path / FACTS).read_bytes(), r))
     else:
         (file,) = path.glob("*.safetensors")
-        break_lanes(file, r) if r.random() < 0.3 else break_file(file, r)
+        break_own_facts(file, r) if r.random() < 0.3 else break_file(file, r)
     sign(path)
     facts = verify(path)
     trainer = new_trainer()
@@ -383,11 +383,11 @@ def fuzz_restore(real: Real, here: Path, r: random.Random) -> None:
     trainer.train_step(0.5)
 
 
-def break_lanes(path: Path, r: random.Random) -> None:
-    """Changes the text of the lanes within its length."""
+def break_own_facts(path: Path, r: random.Random) -> None:
+    """Changes the facts of a process within their length."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    start, stop = json.loads(data[8 : 8 + length])["process.0.lanes"]["data_offsets"]
+    start, stop = json.loads(data[8 : 8 + length])["process.0.facts"]["data_offsets"]
     start, stop = 8 + length + start, 8 + length + stop
     text = break_json(data[start:stop], r)[: stop - start].ljust(stop - start)
     path.write_bytes(data[:start] + text + data[stop:])

@@ -44,6 +44,7 @@ def torchrun(count: int, *arguments: str, options: Sequence[str] = ()) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 

@@ -1,6 +1,7 @@
 """What happens to real runs; docs/reliability.md has the table of it."""
 
 import math
+import os
 import resource
 import shutil
 import signal
@@ -11,14 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from compressive_transformer import UsageError
-from compressive_transformer.checkpoint import WEIGHTS, Store, load_run
+from compressive_transformer.checkpoint import WEIGHTS, Store, load_run, save_tensors
+from compressive_transformer.checkpoint import run as run_files
 from compressive_transformer.cli import main
-from compressive_transformer.train import Trainer, loop
-from compressive_transformer.train.faults import Spikes
+from compressive_transformer.errors import Stopped
+from compressive_transformer.tasks.session import Session
+from compressive_transformer.train import Trainer, faults, loop
+from compressive_transformer.train.faults import Diverged, Signals, Spikes
 from compressive_transformer.train.log import read_metrics
+from compressive_transformer.train.state import facts_of, restore, tensors_of
 from processes import USUAL, checkpoints, result, signal_at_checkpoint, start, until
 from test_resume import given, new_trainer
 from tiny import SENTENCE
@@ -98,6 +104,30 @@ def test_a_second_signal_ends_at_once(book: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     assert result(process, timeout=5)[0] == 130
     assert checkpoints(run) == []
+
+
+def test_a_launcher_that_hands_a_signal_on_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(faults.os, "_exit", lambda code: pytest.fail(f"exit {code}"))
+    signals = Signals(grace=60.0)
+    with signals.heeded():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert signals.received == signal.SIGINT
+
+
+def test_a_signal_while_the_last_checkpoint_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    finish = Store.finish
+
+    def signalled(store: Store, partial: Path, found: dict[str, Any]) -> Path:
+        if found["step"] == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finish(store, partial, found)
+
+    monkeypatch.setattr(Store, "finish", signalled)
+    with pytest.raises(SystemExit) as stop:
+        resume(copy, "--steps=40")
+    assert stop.value.code == 75
+    assert Store(copy).steps()[0] == 40
 
 
 def test_killed_while_saving(book: Path, straight: Path, tmp_path: Path):
@@ -209,6 +239,38 @@ def test_disk_full_while_saving(book: Path, straight: Path, tmp_path: Path):
     assert same_end(run, straight)
     assert checkpoints(run)[0].name[-2:] == "10"
     assert [r["reason"] for r in read_metrics(run) if r["event"] == "save failed"]
+
+
+def test_weights_that_could_not_be_written(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The checkpoint is whole; and safetensors has an error of its own for a full disk."""
+    write, calls = run_files.save_file, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise SafetensorError("No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(run_files, "save_file", full)
+    resume(copy, "--save.steps=35")
+    told = "model.safetensors of step 35 could not be written (No space left on device); its checkpoint was"
+    assert told in capsys.readouterr().err
+    assert len(calls) > 1
+    assert load_run(copy)
+
+
+def test_a_score_that_fails_costs_nothing(
+    copy: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def failing(*_: Any, **__: Any) -> Any:
+        raise UsageError("the validation text is gone")
+
+    monkeypatch.setattr(Session, "score", property(lambda _: failing, lambda *_: None), raising=False)
+    resume(copy)
+    assert "could not be scored (the validation text is gone)" in capsys.readouterr().err
+    assert same_end(copy, straight)
 
 
 @pytest.fixture
@@ -352,6 +414,22 @@ def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch):
     poisoned(monkeypatch, dict.fromkeys((2, 3, 5, 6, 7), math.nan), trainer)
     with pytest.raises(UsageError, match="no number at step 7, and 3 updates in a row were skipped"):
         trainer.run()
+
+
+def test_a_stop_among_skipped_updates_does_not_clear_the_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    trainer = new_trainer(stop_at=6)
+    poisoned(monkeypatch, dict.fromkeys(range(5, 99), math.nan), trainer)
+    with pytest.raises(Stopped):
+        trainer.run()
+    save_tensors(tmp_path, tensors_of(trainer))
+    again = new_trainer()
+    restore(again, tmp_path, facts_of(trainer))
+    poisoned(monkeypatch, dict.fromkeys(range(5, 99), math.nan), again)
+    with pytest.raises(Diverged, match="at step 9, and 5 updates") as found:
+        again.run()
+    assert found.value.suspect_from == 4
 
 
 def test_weights_that_give_no_numbers_are_set_aside(copy: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,6 +4,7 @@ Processes talk by gloo on this machine. In float64 what differs is rounding, 1e-
 is averaged wrongly, or a memory that is anybody else's, is off by far more.
 """
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -17,11 +18,15 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.checkpoint import WEIGHTS, Store, load_run
+from compressive_transformer.checkpoint import WEIGHTS, Store, load_run, save_tensors
+from compressive_transformer.checkpoint.store import verify
 from compressive_transformer.data import Lanes
-from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
+from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer, loop
+from compressive_transformer.train.config import SaveConfig
 from compressive_transformer.train.log import read_metrics
 from compressive_transformer.train.parallel import World, join, whole_weights
+from compressive_transformer.train.saver import Saver
+from compressive_transformer.train.state import facts_of, restore, tensors_of
 from processes import USUAL, checkpoints, result, start, torchrun, until
 from tiny import SENTENCE, corpus_of, tiny_config
 
@@ -29,16 +34,15 @@ DATA = (SENTENCE * 3, b"short", SENTENCE[::-1] * 2, b"x" * 50)
 ADAMW: dict[str, Any] = {"name": "adamw", "warmup_steps": 2}
 
 
-def trained(world: World, settings: dict[str, Any], steps: int = 7) -> dict[str, Tensor]:
-    """Weights, losses and memory after a few steps, in float64 unless it is about bfloat16."""
+def new_trainer(world: World, **settings: Any) -> Trainer:
+    """In float64 unless it is about bfloat16."""
     usual = {
         "lanes": 4,
         "precision": "float32",
         "model": tiny_config(),
         "optimizer": OptimizerConfig(**ADAMW),
     }
-    settings = {**usual, "steps": steps, **settings}
-    config = TrainConfig(**settings)
+    config = TrainConfig(**{**usual, **settings})
     torch.manual_seed(0)
     lanes = Lanes(
         corpus_of(*DATA),
@@ -48,7 +52,12 @@ def trained(world: World, settings: dict[str, Any], steps: int = 7) -> dict[str,
         rows=world.share(config.lanes),
     )
     model = LanguageModel(config.model)
-    trainer = Trainer(model.double() if config.precision == "float32" else model, lanes, config, world=world)
+    return Trainer(model.double() if config.precision == "float32" else model, lanes, config, world=world)
+
+
+def trained(world: World, settings: dict[str, Any], steps: int = 7) -> dict[str, Tensor]:
+    """Weights, losses and memory after a few steps."""
+    trainer = new_trainer(world, steps=steps, **settings)
     losses = []
     while trainer.step < steps:
         losses.append(world.gather([trainer.train_step(trainer.done)]).mean())
@@ -129,6 +138,67 @@ def test_lanes_that_cannot_be_shared_out_are_refused():
         World(device=torch.device("cpu"), size=2).share(9)
 
 
+def save_with_faults(world: World, folder: Path) -> None:
+    """One checkpoint of three can't be begun, and the weights of another can't be written."""
+    begin = Store.begin
+    told: list[str] = []
+
+    def failing(self: Store, step: int) -> Path:
+        if step == 2:
+            raise OSError(28, "No space left on device")
+        return begin(self, step)
+
+    Store.begin = failing
+    saver, done = Saver(folder, world, SaveConfig(), failed=told.append), []
+    for step in (1, 2, 3):
+        x = torch.full((2,), float(world.rank))
+        saver.save(step, {f"process.{world.rank}.x": x}, {"step": step}, {"x": x})
+        done.append(saver.wait())
+    saver.close()
+    world.wait()
+    assert done == [True, False, True], (world.rank, done, told)
+    assert saver.store.steps() == [3, 1]
+    assert "step 2 could not be written" in told[0]
+    assert "the one of step 1 stays" in told[0]
+    verify(saver.store.path(3))
+
+
+def test_a_save_that_fails_in_one_process_fails_in_all_and_the_next_is_whole(tmp_path: Path):
+    in_processes(2, save_with_faults, tmp_path)
+
+
+def skip_on_one(world: World, folder: Path) -> None:
+    """A loss that is no number in one process; stopped and resumed later, within a record."""
+    straight, stopped, resumed = (
+        new_trainer(world, model=tiny_config(compression_rate=3), steps=12) for _ in range(3)
+    )
+    whole = loop.next_token_loss
+    records: dict[str, list[Any]] = {"straight": [], "resumed": []}
+    straight.on_record = lambda p: records["straight"].append((p.step, p.bits_per_token))
+    resumed.on_record = lambda p: records["resumed"].append((p.step, p.bits_per_token))
+
+    def spoil(trainer: Trainer) -> None:
+        bad = math.nan if world.rank == 1 else 1.0
+        loop.next_token_loss = lambda *a: whole(*a) * (bad if trainer.step == 3 else 1.0)
+
+    spoil(straight)
+    straight.run()
+    spoil(stopped)
+    for _ in range(6):
+        stopped.train_step(stopped.done)
+    save_tensors(folder, tensors_of(stopped), world.saving)
+    restore(resumed, folder, facts_of(stopped))
+    resumed.run()
+    assert straight.updates == 11
+    assert records["straight"] == records["resumed"]
+    a, b = tensors_of(straight), tensors_of(resumed)
+    assert [name for name in a if not a[name].equal(b[name])] == []
+
+
+def test_what_one_process_skipped_is_resumed_exactly(tmp_path: Path):
+    in_processes(2, skip_on_one, tmp_path)
+
+
 # The command line
 
 
@@ -189,7 +259,10 @@ def test_a_stopped_run_of_two_processes_is_resumed_exactly(run: Path, book: Path
     again, strategy = tmp_path / "again", run.name
     process = torchrun(2, "train", f"--data={book}", f"--out={again}", *SETTINGS, f"--parallel={strategy}")
     until(lambda: checkpoints(again), process)
-    process.send_signal(signal.SIGTERM)
+    if strategy == "ddp":  # as a terminal does on Ctrl-C; torchrun then tells its processes once more
+        os.killpg(process.pid, signal.SIGINT)
+    else:  # as a scheduler may do
+        os.kill(worker_of(process.pid, rank=1), signal.SIGTERM)
     _, errors = result(process)
     assert "and saved; go on with: compressive train --resume" in errors
     assert 4 <= Store(again).steps()[0] < 24

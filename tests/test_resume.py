@@ -82,7 +82,9 @@ def new_trainer(stop_at: int | None = None, *, seed: int = 0, **settings: Any) -
     )
     trainer = Trainer(model, lanes, config)
     trainer.signals = StopAt(trainer, stop_at)
-    trainer.on_record = lambda p: lanes.told.update({p.step: (p.bits_per_token, p.compression_losses)})
+    trainer.on_record = lambda p: lanes.told.update(
+        {p.step: (p.bits_per_token, p.compression_losses, p.learning_rate, p.gradient_norm)}
+    )
     return trainer
 
 
@@ -129,7 +131,7 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     return [name for name in a if not a[name].equal(b[name])]
 
 
-@pytest.mark.parametrize("cuts", [[1], [4], [5], [7], [11], [2, 3, 9]], ids=str)
+@pytest.mark.parametrize("cuts", [[1], [4], [5], [7], [9], [11], [2, 3, 9]], ids=str)
 @pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS.keys())
 def test_a_resumed_run_is_the_run(tmp_path: Path, settings: dict[str, Any], cuts: list[int]):
     straight = new_trainer(**settings)
@@ -143,6 +145,14 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, settings: dict[str, Any], cuts
     assert same == {name: value for name, value in facts_of(trainer).items() if name != "seconds"}
 
 
+def own_facts(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return json.loads(bytes(tensors["process.0.facts"].tolist()))
+
+
+def as_tensor(facts: dict[str, Any]) -> Tensor:
+    return torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+
+
 def without(part: str) -> Callable[[dict[str, Tensor], dict[str, Any]], object]:
     """What a library that forgets a part of the state does."""
 
@@ -154,11 +164,13 @@ def without(part: str) -> Callable[[dict[str, Tensor], dict[str, Any]], object]:
             fresh = new_trainer(
                 optimizer=OptimizerConfig(update_period=4, update_period_from=3, warmup_steps=2)
             )
-            state = tensors_of(fresh)["process.0.lanes"]
-            tensors["process.0.lanes"] = state
+            own = own_facts(tensors) | {"lanes": fresh.lanes.state_dict()}
+            tensors["process.0.facts"] = as_tensor(own)
+        if part in ("position", "steps"):
+            tensors["process.0.facts"] = as_tensor(own_facts(tensors) | {part: 0})
         if part == "random":
             tensors["process.0.random.cpu"] = torch.Generator().manual_seed(5).get_state()
-        if part == "step":
+        if part in ("step", "factor"):
             facts[part] = 0
 
     return forget
@@ -169,6 +181,8 @@ def without(part: str) -> Callable[[dict[str, Tensor], dict[str, Any]], object]:
     [
         "memory.layers.0.recent",
         "memory.layers.1.compressed",
+        "position",
+        "steps",
         "lanes",
         "random",
         "gradient",
@@ -176,6 +190,7 @@ def without(part: str) -> Callable[[dict[str, Tensor], dict[str, Any]], object]:
         "exp_avg_sq",
         "momentum",
         "step",
+        "factor",
     ],
 )
 def test_a_run_that_forgets_is_another(tmp_path: Path, part: str):
@@ -186,9 +201,9 @@ def test_a_run_that_forgets_is_another(tmp_path: Path, part: str):
     }
     straight = new_trainer(**settings)
     straight.run()
-    trainer, _ = resumed_at([5], tmp_path, without(part), **settings)
+    trainer, _ = resumed_at([8], tmp_path, without(part), **settings)
     a, b = whole_state(straight), whole_state(trainer)
-    assert a.keys() != b.keys() or differing(a, b)
+    assert a.keys() != b.keys() or differing(a, b) or told(straight) != told(trainer)
 
 
 # The command line
@@ -312,9 +327,9 @@ def test_other_lanes_need_an_empty_memory(run_at_12: Path, capsys: pytest.Captur
     assert "goes on from step 12; lanes 2 -> 4" in capsys.readouterr().err
     end = Store(run_at_12).path(20)
     facts = json.loads((end / "facts.json").read_text())
-    tensors = {"process.0.lanes": torch.empty(tensor_shapes(end)["process.0.lanes"][0], dtype=torch.uint8)}
+    tensors = {"process.0.facts": torch.empty(tensor_shapes(end)["process.0.facts"][0], dtype=torch.uint8)}
     load_tensors(end, tensors)
-    lanes = json.loads(bytes(tensors["process.0.lanes"].tolist()))
+    lanes = own_facts(tensors)["lanes"]
     assert lanes["tokens_read"] == facts["tokens"] == 12 * 2 * 8 + 8 * 4 * 8  # they go on in the text
 
 
@@ -379,3 +394,26 @@ def test_text_that_is_lost_stops_a_run_that_is_saved(
     resume(run)
     a, b = (load_run(path).model.state_dict() for path in (run, tmp_path / "straight"))
     assert differing(a, b) == []
+
+
+def test_a_restart_goes_on_with_its_own_run_alone(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """torchrun starts again what was refused, and what died before its first checkpoint."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    train_tiny(text, other, "--steps=2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            train_tiny(text, mine, "--steps=2")
+    (mine / "metrics.jsonl").write_text('{"event": "train", "step": 1}\n')
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(SystemExit):
+        train_tiny(text, other, "--steps=2")
+    assert "holds a run; nothing was written" in capsys.readouterr().err
+    train_tiny(text, mine, "--steps=2")
+    assert [r["step"] for r in read_metrics(mine) if r["event"] == "train"] == [2]
+    with pytest.raises(SystemExit):
+        train_tiny(text, mine, "--steps=2")  # resumed now, and at its end
+    assert "the run is at its end" in capsys.readouterr().err

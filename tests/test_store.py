@@ -101,6 +101,31 @@ def test_finish_takes_the_place_of_an_earlier_run(store: Store):
     assert store.newest()[1]["score"] == 2.0
 
 
+@pytest.mark.parametrize("dies", [1, 2])
+def test_a_process_that_dies_over_replacing_a_checkpoint(
+    store: Store, whole: Path, monkeypatch: pytest.MonkeyPatch, dies: int
+):
+    """At every moment there is one to take."""
+    rename, count = Path.rename, 0
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == dies:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(KeyboardInterrupt):
+        add(store, 5, score=2.0)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="was not written to its end"):
+        assert store.newest() == (whole, {"step": 5, "score": None})
+    assert add(store, 5, score=2.0) == whole
+    assert store.newest()[1]["score"] == 2.0
+    assert [path.name for path in store.folder.iterdir()] == [whole.name]
+
+
 @pytest.mark.parametrize(
     ("latest", "every", "left"),
     [(1, None, [6, 3]), (2, None, [6, 5, 3]), (1, 2, [6, 4, 3, 2]), (9, None, [6, 5, 4, 3, 2, 1])],

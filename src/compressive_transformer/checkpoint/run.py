@@ -54,9 +54,20 @@ def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Writes ``model.safetensors`` of a run, from the state dict of a model."""
+    """Writes ``model.safetensors`` of a run, from the state dict of a model.
+
+    Raises:
+        OSError: the disk is full, or something else hinders writing; the old file stays.
+    """
     whole = {name: x.contiguous() for name, x in weights.items()}
-    write_whole(path / WEIGHTS, lambda beside: save_file(whole, beside))
+
+    def write(beside: Path) -> None:
+        try:
+            save_file(whole, beside)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from None
+
+    write_whole(path / WEIGHTS, write)
 
 
 def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:

@@ -20,6 +20,7 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.storage import checksum, is_count, read_header, read_json, sync, write_json
 
 STATE, MANIFEST, FACTS = "state", "manifest.json", "facts.json"
+REPLACED = ".replaced"
 FORMAT = 1
 STEP = re.compile(r"step-([0-9]{10})")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json)")
@@ -62,10 +63,12 @@ class Store:
         write_json(partial / MANIFEST, {"format": FORMAT, "files": table})
         sync(partial)
         whole = self.folder / partial.name.removeprefix(".").removesuffix(".partial")
-        if whole.exists():  # of a run that was resumed from an earlier step
-            _remove(whole)
-        os.rename(partial, whole)
+        before = whole.with_suffix(REPLACED)
+        if whole.exists():  # a resumed run scores first what its end left unscored, and saves it again
+            whole.rename(before)
+        partial.rename(whole)
         sync(self.folder)
+        _remove(before)
         return whole
 
     def abandon(self, partial: Path) -> None:
@@ -81,6 +84,7 @@ class Store:
         Raises:
             UsageError: there is none, or the two newest are damaged.
         """
+        self._take_back()
         for left in self._left():
             step = left.name.removeprefix(".").removesuffix(".partial")
             warnings.warn(f"{step} was not written to its end and is ignored", stacklevel=2)
@@ -142,6 +146,14 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return score if isinstance(score, float) and math.isfinite(score) else None
+
+    def _take_back(self) -> None:
+        """Gives those their name again that a process died over replacing."""
+        for before in self.folder.glob(f"step-*{REPLACED}"):
+            if before.with_suffix("").exists():
+                _remove(before)
+            else:
+                before.rename(before.with_suffix(""))
 
     def _left(self) -> list[Path]:
         return sorted(self.folder.glob(".step-*.partial"))

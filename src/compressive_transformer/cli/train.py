@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
 from compressive_transformer.report import picture_of
+from compressive_transformer.tasks.folder import is_restarted
 from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.tasks.summary import describe_result
 from compressive_transformer.tasks.text import Resume, train_text
@@ -86,5 +86,5 @@ def _resumed(arguments: Sequence[str]) -> str | None:
 
 def _restarted(config: TrainConfig) -> str | None:
     """The run folder, if torchrun started this process again after a fault and there is a checkpoint."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return config.out if again and config.out and Store(Path(config.out)).steps() else None
+    run = Path(config.out or "")
+    return config.out if is_restarted(run) and Store(run).steps() else None

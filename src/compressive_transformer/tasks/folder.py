@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,20 +15,22 @@ from filelock import FileLock, Timeout
 from compressive_transformer.checkpoint import CONFIG, STATE, Store
 from compressive_transformer.errors import UsageError
 
+LAUNCH = "launch"
+"""File in ``state/`` that tells which torchrun made the run."""
 
-def make_run_folder(out: str | None, name: str, *, again: bool = False) -> Path:
-    """A new folder; one that holds anything is never written to.
+
+def make_run_folder(out: str | None, name: str) -> Path:
+    """A new folder; one that holds anything is never written to, unless ``is_restarted``.
 
     Args:
         out: the folder; ``runs/NAME-DATE-TIME`` if not given.
         name: of the recipe.
-        again: the run died before its first checkpoint and begins anew in the same folder.
     """
     try:
         if not out:
             return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
         run = Path(out)
-        if not again and run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not is_restarted(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
             if Store(run).steps():
                 what, remedy = "holds a run", f"go on with it by --resume {run}, or choose another --out"
             elif (run / CONFIG).exists():
@@ -35,10 +38,28 @@ def make_run_folder(out: str | None, name: str, *, again: bool = False) -> Path:
             else:
                 what, remedy = "exists and is not an empty folder", "choose another --out, or remove it"
             raise UsageError(f"{run} {what}; nothing was written: {remedy}")
-        run.mkdir(parents=True, exist_ok=True)
+        (run / STATE).mkdir(parents=True, exist_ok=True)
+        if launch := _launch():
+            (run / STATE / LAUNCH).write_text(launch)
     except OSError as error:
         raise UsageError(f"{out or 'runs'} can't be made ({error.strerror}); choose another --out") from None
     return run
+
+
+def is_restarted(run: Path) -> bool:
+    """Whether torchrun starts again after a fault, and the run is the one that it began."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    try:
+        return (run / STATE / LAUNCH).read_text() == _launch()
+    except OSError:
+        return False
+
+
+def _launch() -> str:
+    """Tells one torchrun from another; empty without one."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"none, {os.getppid()}" if name == "none" else name
 
 
 def _new_folder(path: Path) -> Path:

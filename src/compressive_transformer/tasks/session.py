@@ -70,27 +70,32 @@ class Session:
         """
         trainer.on_record, trainer.on_event, trainer.on_pause = self.record, self.event, self.pause
         go_on = f"go on with: compressive train --resume {self.run}"
-        try:
-            with trainer.signals.heeded():
+        with trainer.signals.heeded():  # also while the last checkpoint is written
+            try:
                 trainer.run()
-            self._must_be_saved(trainer)
-        except Stopped as reason:
-            self._must_be_saved(trainer)
-            raise Stopped(f"{reason} and saved; {go_on}") from None
-        except DataLost as error:
-            if self.world.size > 1:  # saving is for all processes, and the others are not here
-                raise
-            self.pause(trainer, False)
-            self._must_be_saved(trainer)
-            raise UsageError(f"{error}; saved at step {trainer.step}, {go_on}") from None
-        except Diverged as error:
-            self.saver.wait()
-            if not self.world.first:
-                raise
-            left = self.saver.store.set_aside(error.suspect_from, "diverged")
-            raise UsageError(f"{error}; {go_on}, from step {left}" if left else str(error)) from None
-        finally:
-            self.saver.close()
+                self._must_be_saved(trainer)
+            except Stopped as reason:
+                self._must_be_saved(trainer)
+                raise Stopped(f"{reason} and saved; {go_on}") from None
+            except DataLost as error:
+                if self.world.size > 1:  # saving is for all processes, and the others are not here
+                    raise
+                self.pause(trainer, False)
+                self._must_be_saved(trainer)
+                raise UsageError(f"{error}; saved at step {trainer.step}, {go_on}") from None
+            except Diverged as error:
+                self.saver.wait()
+                if not self.world.first:
+                    raise
+                left = self.saver.store.set_aside(error.suspect_from, "diverged")
+                raise UsageError(f"{error}; {go_on}, from step {left}" if left else str(error)) from None
+            finally:
+                self.saver.close()
+            if self.world.any(bool(trainer.signals.received)):
+                raise Stopped(
+                    f"stopped at step {trainer.step}, the end of the run, and saved; score it with: "
+                    f"compressive evaluate {self.run} TEXT"
+                )
 
     def _must_be_saved(self, trainer: Trainer) -> None:
         if not self.saver.wait() or self._saved != trainer.step:
@@ -121,25 +126,36 @@ class Session:
             return
         model, world = trainer.model, self.world
         spoiled = not all(bool(p.isfinite().all()) for p in map(local, model.parameters()))
-        if bool(world.gather([spoiled]).any()):
+        if world.any(spoiled):
             self.say(f"step {trainer.step}: the weights are no numbers and are not saved")
             return
         weights = whole_weights(model) if trainer.is_sharded else None
         score = None
-        if validate and world.first:
-            devices = [world.device] if world.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # scoring must not change what is dropped out later
-                score = self.score(self.whole_model(model, weights))
-            best = self.saver.store.best_score()
-            facts = {"bits_per_byte": score, "seconds": trainer.seconds, "tokens": trainer.tokens}
-            self._keep("excerpt", step=trainer.step, **facts, best=best is None or score < best)
-            self.say(f"step {trainer.step}: {score:.3f} bits per byte on an excerpt of the validation text")
+        if validate:
+            if world.first:
+                score = self._scored(trainer, weights)
+            world.wait()  # here, where patience is long
         before = time.monotonic()
         offset = self.metrics.offset if self.metrics else 0
         facts = facts_of(trainer) | self.facts | {"metrics": offset, "score": score}
         self.saver.save(trainer.step, tensors_of(trainer), facts, weights)
         self._saved = trainer.step
         self._keep("saved", step=trainer.step, seconds=time.monotonic() - before)
+
+    def _scored(self, trainer: Trainer, weights: dict[str, Tensor] | None) -> float | None:
+        """Bits per byte on the excerpt, told and kept; None if scoring fails, for training goes on."""
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):  # scoring must not change what is dropped out later
+                score = self.score(self.whole_model(trainer.model, weights))
+        except (UsageError, OSError, torch.OutOfMemoryError) as error:
+            self.say(f"warning: step {trainer.step} could not be scored ({error})")
+            return None
+        best = self.saver.store.best_score()
+        facts = {"bits_per_byte": score, "seconds": trainer.seconds, "tokens": trainer.tokens}
+        self._keep("excerpt", step=trainer.step, **facts, best=best is None or score < best)
+        self.say(f"step {trainer.step}: {score:.3f} bits per byte on an excerpt of the validation text")
+        return score
 
     def whole_model(self, model: LanguageModel, weights: dict[str, Tensor] | None) -> LanguageModel:
         """The model, or one with these weights if it is sharded: scoring is not for all processes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -96,7 +95,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
                     return None
                 session.say("reading the validation text ...")
                 model = session.whole_model(trainer.model, weights)
-                return _finish(model, config, text.validation, session.metrics, run)
+                return _finish(model, config, text.validation, session.metrics, run, len(lanes.rows))
 
 
 def _open(
@@ -108,8 +107,7 @@ def _open(
     elif world.size > 1 and not config.out:
         raise UsageError("several processes need one run folder; give it by --out")
     else:
-        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        run = make_run_folder(config.out, name, again=again) if world.first else Path(config.out or "")
+        run = make_run_folder(config.out, name) if world.first else Path(config.out or "")
     return run, locked(run) if world.first else nullcontext()
 
 
@@ -133,7 +131,7 @@ def _begin(
     metrics = display = None
     if world.first:
         sinks = open_sinks(config.sinks, run, asdict(config), step=trainer.step)
-        metrics = Metrics(run, offset=found.facts["metrics"] if found else None, sinks=sinks)
+        metrics = Metrics(run, offset=found.facts["metrics"] if found else 0, sinks=sinks)
         save_config(run, model, tokenizer, asdict(config))
         display = Display(tokenizer.unit)
     score = _excerpt_score(text.validation, config)
@@ -177,7 +175,12 @@ def _opening(model: LanguageModel, text: Text, run: Path) -> str:
 
 
 def _finish(
-    model: LanguageModel, config: TrainConfig, validation: Corpus, metrics: Metrics | None, run: Path
+    model: LanguageModel,
+    config: TrainConfig,
+    validation: Corpus,
+    metrics: Metrics | None,
+    run: Path,
+    num_rows: int,
 ) -> Result:
     """Scores, compares, shows where attention goes, and writes a sample."""
     assert metrics is not None
@@ -185,7 +188,7 @@ def _finish(
         model,
         validation,
         reset_documents=config.reset_documents,
-        num_rows=config.lanes,
+        num_rows=num_rows,
         precision=config.precision,
     )
     compressors = compressed_sizes(text_of(validation))

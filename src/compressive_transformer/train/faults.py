@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,18 @@ class Diverged(UsageError):
 
 
 class Signals:
-    """Remembers that SIGINT or SIGTERM came, so that the step at hand is finished and saved first."""
+    """Remembers that SIGINT or SIGTERM came, so that the step at hand is finished and saved first.
 
-    def __init__(self) -> None:
+    Args:
+        grace: seconds in which a second signal is taken for the first one: a launcher hands on to its
+            processes what the terminal or the scheduler sent them already.
+    """
+
+    def __init__(self, grace: float = 0.0) -> None:
+        self.grace = grace
         self.received = 0
         """Number of the signal, 0 if none came."""
+        self._at = 0.0
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -53,11 +61,13 @@ class Signals:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and time.monotonic() - self._at < self.grace:
+            return
         if self.received:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # the progress bar hid the cursor
             os._exit(128 + number)
-        self.received = number
+        self.received, self._at = number, time.monotonic()
 
 
 @dataclass

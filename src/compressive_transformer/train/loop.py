@@ -28,6 +28,8 @@ from compressive_transformer.train.progress import Progress, Sums, memory_norms
 
 LOG_EVERY = 10
 """Steps between records of the loss."""
+LAUNCHER = 5.0
+"""Seconds in which torchrun hands a signal on."""
 
 
 class Told(NamedTuple):
@@ -70,7 +72,7 @@ class Trainer:
             raise UsageError("the run has no budget; give one of minutes, steps, tokens")
         self.model, self.lanes, self.config = model, lanes, config
         self.world = world or World(device=next(model.parameters()).device)
-        self.signals = Signals()
+        self.signals = Signals(grace=LAUNCHER if self.world.size > 1 else 0.0)
         """Asked after each step whether to stop."""
         self.memory = model.init_memory(len(lanes.rows))
         self.call = parallelize(model, self.world, config.parallel, recompute=config.recompute)
@@ -86,10 +88,11 @@ class Trainer:
         self.spikes = Spikes()
         self.seconds_before = 0.0
         """Spent on training before this process began."""
-        self._suspects: dict[str, None] = {}
-        self._spoiled = False
-        self._proven = 1
+        self.spoiled = False
+        """Whether a loss of this update period was no number, here."""
+        self.proven = 1
         """Step of the last update: weights before it gave numbers, those after it may not."""
+        self._suspects: dict[str, None] = {}
         self.sums = Sums.of_none(self.memory)
         self._started = self._saved = self._validated = self._since = time.monotonic()
         self._recorded, self._recorded_tokens = 0, 0
@@ -125,7 +128,7 @@ class Trainer:
             Diverged: loss or gradients are no numbers, too many times in a row.
         """
         self._started = self._saved = self._validated = self._since = time.monotonic()
-        self._recorded_tokens, self._proven = self.tokens, self.step + 1
+        self._recorded_tokens = self.tokens
         if not self.sums.steps:
             self._recorded = self.step
         told = self._agree(math.nan)
@@ -188,7 +191,7 @@ class Trainer:
         """The memory for the next step. What gave no number is not remembered: the batch leaves a gap."""
         if math.isfinite(loss):
             return output.memory.detach()
-        self._spoiled = True
+        self.spoiled = True
         rows = (~output.logits.detach().isfinite()).flatten(1).any(dim=1).nonzero()[:, 0].tolist()
         self._suspects |= dict.fromkeys(self.lanes.documents(rows or None))
         return self.memory if batch.resets is None else self.memory.reset(batch.resets.any(dim=1))
@@ -198,16 +201,15 @@ class Trainer:
         self.optimizer.set_factor(learning_rate_factor(done, self.step - 1, self.config.optimizer))
         main, compression = self.optimizer.clip()
         self.norms = (float(main), float(compression))
-        spoiled = self._spoiled or not all(map(math.isfinite, self.norms))
-        if bool(self.world.gather([spoiled]).any()):
+        if self.world.any(self.spoiled or not all(map(math.isfinite, self.norms))):
             self._skip()
         else:
             self.optimizer.step()
             self.updates += 1
             self.skipped = 0
-            self._proven = self.step
+            self.proven = self.step
         self.optimizer.clear()
-        self.waiting, self._spoiled = 0, False
+        self.waiting, self.spoiled = 0, False
         self._suspects.clear()
 
     def _skip(self) -> None:
@@ -222,7 +224,7 @@ class Trainer:
             raise Diverged(
                 f"{reason} at step {self.step}, and {self.skipped} updates in a row were skipped for that; "
                 "use a lower --optimizer.lr and --optimizer.muon-lr",
-                suspect_from=self._proven,
+                suspect_from=self.proven,
             )
 
     def _finish_period(self) -> None:

@@ -37,9 +37,12 @@ class Optimizer:
             self.parts.append(muon(matrices, lr=config.muon_lr, weight_decay=0.0))
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+        self.factor = 1.0
+        """Of all learning rates."""
 
     def set_factor(self, factor: float) -> None:
         """Sets every learning rate to a fraction of its peak."""
+        self.factor = factor
         for part, peaks in zip(self.parts, self.peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor

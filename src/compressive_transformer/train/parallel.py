@@ -62,14 +62,18 @@ class World:
         each = lanes // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def gather(self, values: Sequence[float]) -> Tensor:
-        """float64 [size, len(values)]: what each process gave."""
+    def gather(self, values: Sequence[float], group: ProcessGroup | None = None) -> Tensor:
+        """float64 [size, len(values)]: what each process gave; by ``host`` if no other group is given."""
         own = torch.tensor(values, dtype=torch.float64)
         found = [torch.empty_like(own) for _ in range(self.size)]
         if self.host is None:
             return own[None]
-        dist.all_gather(found, own, group=self.host)
+        dist.all_gather(found, own, group=group or self.host)
         return torch.stack(found)
+
+    def any(self, here: bool, group: ProcessGroup | None = None) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.gather([here], group).any())
 
     def texts(self, text: str) -> list[str]:
         """What each process has to say, up to a kilobyte of it."""

@@ -30,11 +30,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SumFacts:
-    """What has been added up since the last record."""
+class OwnFacts:
+    """What a process alone knows, besides tensors."""
 
+    lanes: dict[str, Any]
+    position: int
+    """Of the memory; a batch that is skipped leaves a gap."""
+    spoiled: bool
     steps: int
+    """Whose losses have been added up since the last record."""
     loss: float
+
+    def __post_init__(self):
+        _refuse_negative(self.position, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +55,17 @@ class Facts:
     updates: int
     waiting: int
     skipped: int
+    proven: int
     validate_at: tuple[float, ...]
-    position: int
-    sums: SumFacts
     spikes: Spikes
+    factor: float
     norms: tuple[float, float]
     processes: int
     lanes: int
 
     def __post_init__(self):
         numbers = [value for value in vars(self).values() if isinstance(value, int | float)]
-        numbers += [self.sums.steps, self.spikes.steps, self.spikes.variance]
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise UsageError(
-                "the facts of the checkpoint are broken: a count is below 0; take an earlier one"
-            )
+        _refuse_negative(*numbers, self.spikes.steps, self.spikes.variance)
 
     @staticmethod
     def of(values: Mapping[str, Any], where: Path) -> Facts:
@@ -72,6 +76,11 @@ class Facts:
         """
         names = {field.name for field in fields(Facts)}
         return from_plain(Facts, {n: x for n, x in values.items() if n in names}, f"{where}/facts.json")
+
+
+def _refuse_negative(*numbers: float) -> None:
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise UsageError("the facts of the checkpoint are broken: a count is below 0; take an earlier one")
 
 
 def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -85,8 +94,14 @@ def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
     if trainer.world.device.type == "cuda":
         tensors[f"{own}random.cuda"] = torch.cuda.get_rng_state(trainer.world.device)
     tensors[f"{own}compression"] = trainer.sums.compression
-    tensors[f"{own}lanes"] = _as_tensor(trainer.lanes.state_dict())
-    return tensors
+    facts = OwnFacts(
+        lanes=trainer.lanes.state_dict(),
+        position=trainer.memory.position,
+        spoiled=trainer.spoiled,
+        steps=trainer.sums.steps,
+        loss=trainer.sums.loss,
+    )
+    return tensors | {f"{own}facts": _as_tensor(asdict(facts))}
 
 
 def facts_of(trainer: Trainer) -> dict[str, Any]:
@@ -98,10 +113,10 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         updates=trainer.updates,
         waiting=trainer.waiting,
         skipped=trainer.skipped,
+        proven=trainer.proven,
         validate_at=tuple(trainer.validate_at),
-        position=trainer.memory.position,
-        sums=SumFacts(steps=trainer.sums.steps, loss=trainer.sums.loss),
         spikes=trainer.spikes,
+        factor=trainer.optimizer.factor,
         norms=trainer.norms,
         processes=trainer.world.size,
         lanes=trainer.lanes.num_lanes,
@@ -133,6 +148,8 @@ def restore(trainer: Trainer, folder: Path, facts: dict[str, Any], *, reset_memo
     trainer.spikes = known.spikes
     trainer.validate_at = list(map(float, known.validate_at))
     trainer.norms = known.norms
+    trainer.optimizer.set_factor(float(known.factor))
+    trainer.proven = trainer.step + 1  # else there would be nothing to go on from
     if reset_memory:
         torch.manual_seed(trainer.config.seed + trainer.step + trainer.world.rank)
         return
@@ -146,20 +163,23 @@ def _restore_own(trainer: Trainer, own: dict[str, Tensor], facts: Facts) -> None
     """What this process alone knew."""
     found = {name.removeprefix(_own(trainer)): x for name, x in own.items()}
     device = trainer.world.device
-    memory = Memory.from_tensors(_below("memory.", found), facts.position).to(device)
+    alone = from_plain(OwnFacts, _from_tensor(found["facts"]), "the facts of a process")
+    memory = Memory.from_tensors(_below("memory.", found), alone.position).to(device)
     if [m.sizes for m in memory.layers] != [m.sizes for m in trainer.memory.layers]:
         raise UsageError("the memory sizes are not those of the checkpoint; add --reset-memory")
     if memory.batch_size != trainer.memory.batch_size:
         raise UsageError("the lanes are not those of the checkpoint; add --reset-memory")
     trainer.memory = memory
-    trainer.waiting, trainer.skipped = facts.waiting, facts.skipped
-    trainer.sums.steps, trainer.sums.loss = facts.sums.steps, float(facts.sums.loss)
+    trainer.waiting, trainer.skipped, trainer.spoiled = facts.waiting, facts.skipped, alone.spoiled
+    if facts.skipped:
+        trainer.proven = facts.proven
+    trainer.sums.steps, trainer.sums.loss = alone.steps, float(alone.loss)
     _like(found["compression"], trainer.sums.compression, "compression")
     trainer.sums.compression = found["compression"].to(device)
     parameters = dict(trainer.model.named_parameters())
     for name, x in _below("gradient.", found).items():
         _set_gradient(parameters[name], x.to(device))
-    trainer.lanes.load_state_dict(_from_tensor(found["lanes"]))
+    trainer.lanes.load_state_dict(alone.lanes)
     _set_random(found, device)
 
 
@@ -204,16 +224,19 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_tensor(value: Any) -> Tensor:
-    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def _from_tensor(x: Tensor) -> Any:
+def _from_tensor(x: Tensor) -> dict[str, Any]:
     if x.dtype != torch.uint8 or x.ndim != 1:
-        raise UsageError(f"the checkpoint has lanes as {x.dtype} {tuple(x.shape)}; it is of another version")
+        raise UsageError(f"the checkpoint has facts as {x.dtype} {tuple(x.shape)}; it is of another version")
     try:
-        return parse_json(bytes(x.tolist()))
+        value = parse_json(x.numpy().tobytes())
     except ValueError as error:
-        raise UsageError(f"the lanes of the checkpoint are broken ({error}); take an earlier one") from None
+        raise UsageError(f"facts in the checkpoint are broken ({error}); take an earlier one") from None
+    if not isinstance(value, dict):
+        raise UsageError("facts in the checkpoint are broken (no table); take an earlier one")
+    return value
 
 
 def _waiting_gradients(trainer: Trainer) -> dict[str, Tensor]:
