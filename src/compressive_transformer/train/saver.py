@@ -116,10 +116,8 @@ class Saver:
         end = time.monotonic() + SHOWN_WITHIN
         while (count := len(list(partial.glob("*.safetensors")))) < self.world.size:
             if time.monotonic() > end:
-                size = self.world.size
-                raise OSError(
-                    f"{count} of {size} processes wrote to {partial.parent}; all need the same disk"
-                )
+                found = f"{count} of {self.world.size} processes"
+                raise OSError(f"{found} wrote to {partial.parent}; all need the same disk")
             time.sleep(1)
         self.store.finish(partial, facts)
         self.store.prune(latest=self.config.keep_latest, every=self.config.keep_every)
