@@ -99,7 +99,7 @@ def test_a_second_signal_ends_at_once(book: Path, tmp_path: Path):
     process = start("train", "--data", str(book), "--out", str(run), "--steps", STEPS, *USUAL, prelude=slow)
     until(lambda: (run / "step").exists(), process)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    time.sleep(loop.ECHO + 0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert result(process, timeout=5)[0] == 130

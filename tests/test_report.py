@@ -299,7 +299,7 @@ def test_the_suffix_decides_the_format(run: Path, tmp_path: Path, suffix: str, s
         (["broken"], "broken/metrics.jsonl is broken in line 1"),
         (["mine", "--out", "a.gif"], "a.gif can't be drawn; use a name that ends in .png, .svg, .pdf"),
         (["mine", "--out", "mine"], "mine can't be drawn; use a name that ends in .png, .svg, .pdf"),
-        (["mine", "--out", "no/a.png"], "No such file or directory: 'no/a.png'"),
+        (["mine", "--out", "no/a.png"], "no/a.png can't be written (No such file or directory); choose"),
     ],
     ids=str,
 )

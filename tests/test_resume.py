@@ -1,6 +1,7 @@
 """A run that is interrupted and resumed ends as the run that never was: to the last bit, on CPU."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from compressive_transformer.checkpoint import Store, load_run, load_tensors, sa
 from compressive_transformer.cli import main
 from compressive_transformer.data import Lanes
 from compressive_transformer.errors import Stopped
+from compressive_transformer.tasks.folder import locked
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
 from compressive_transformer.train.faults import Signals
 from compressive_transformer.train.log import read_metrics
@@ -417,3 +419,62 @@ def test_a_restart_goes_on_with_its_own_run_alone(
     with pytest.raises(SystemExit):
         train_tiny(text, mine, "--steps=2")  # resumed now, and at its end
     assert "the run is at its end" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_before_its_score_is_scored(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run, finish = tmp_path / "run", Store.finish
+
+    def signalled(store: Store, partial: Path, found: dict[str, Any]) -> Path:
+        if found["step"] == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finish(store, partial, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", signalled)
+        with pytest.raises(SystemExit) as stop:
+            train_tiny(text, run, "--steps=9")
+    assert stop.value.code == 75
+    assert not [r for r in read_metrics(run) if r["event"] == "validation"]
+    capsys.readouterr()
+    resume(run)
+    assert "Bits per byte of the validation text" in capsys.readouterr().out
+    assert "the run is at its end" in refused(capsys, run)
+
+
+def test_a_resume_that_cannot_write_loses_nothing(
+    run_at_12: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with (run_at_12 / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "mine"}\n')
+    before = (run_at_12 / "metrics.jsonl").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("compressive_transformer.tasks.text.save_config", full)
+    assert "can't be written to (No space left on device), and is as it was" in refused(capsys, run_at_12)
+    assert (run_at_12 / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_live_run_is_told_from_a_dead_one(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    train_tiny(text, run, "--steps=1")
+    shutil.rmtree(run / "state")
+    with locked(run):
+        with pytest.raises(SystemExit):
+            train_tiny(text, run, "--steps=1")
+        assert "is being trained by another process; nothing was written" in capsys.readouterr().err
+        assert "being trained by another process, and was not saved yet" in refused(capsys, run)
+    assert "has no checkpoint to resume from" in refused(capsys, run)
+
+
+def test_a_sink_that_is_missing_leaves_no_folder(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("compressive_transformer.train.sinks.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        train_tiny(text, tmp_path / "run", "--steps=1", "--sinks", "wandb")
+    assert "wandb is missing: pip install 'compressive-transformer[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,15 @@ def test_shards_of_a_changed_text_are_not_kept(text: Path, tmp_path: Path, tiny_
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(text, tmp_path / "out", BYTES, workers=1, progress=interrupt)
     (text / "a.txt").write_bytes(TEXT.upper())
+    kept = sorted(tmp_path.rglob("out/*"))
+    with pytest.raises(
+        UsageError, match="holds an unfinished dataset of another text, or of this text before"
+    ):
+        prepare_dataset(text, tmp_path / "out", BYTES, workers=1)
+    with pytest.raises(UsageError, match="is an unfinished dataset: go on with the command that began it"):
+        verify_dataset(tmp_path / "out")
+    assert sorted(tmp_path.rglob("out/*")) == kept
+    shutil.rmtree(tmp_path / "out")
     corpus = prepare_dataset(text, tmp_path / "out", BYTES, workers=1)
     assert same(corpus, Corpus.from_documents(read_documents(text), BYTES))
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compressive_transformer.checkpoint.store import MANIFEST, STATE, verify
+from compressive_transformer.checkpoint.store import MANIFEST, STATE, Store, verify
 from compressive_transformer.checkpoint.tensors import load_tensors, tensor_shapes
 from compressive_transformer.data import Tokenizer, get_tokenizer
 from compressive_transformer.errors import UsageError
@@ -90,7 +90,13 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
         load_tensors(given, {MODEL + name: x for name, x in model.state_dict().items()})
         model.to(device)
     else:
-        check_shapes(shape, vocab_size, _header_shapes(path / WEIGHTS), path / WEIGHTS)
+        try:
+            found = _header_shapes(path / WEIGHTS)
+        except UsageError as error:
+            if steps := Store(path).steps():
+                raise UsageError(f"{error}; or use its checkpoint {Store(path).path(steps[0])}") from None
+            raise
+        check_shapes(shape, vocab_size, found, path / WEIGHTS)
         model = LanguageModel(shape, vocab_size=vocab_size).to(device)
         model.load_state_dict(_load_weights(path / WEIGHTS, device))
     return Run(path=given, model=model.eval(), tokenizer=tokenizer, training=config["training"])

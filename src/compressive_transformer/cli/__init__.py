@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Stopped as stop:
-        print("compressive:", stop, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # all processes stop at once
+            print("compressive:", stop, file=sys.stderr)
         sys.exit(stop.EXIT_CODE)
     except BrokenPipeError:
         _give_up_output()  # its reader has gone (| head): no reason to complain

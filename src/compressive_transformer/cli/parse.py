@@ -40,4 +40,7 @@ def _first_paragraph(box: str) -> str:
         elif not inside.startswith(("╭", "╰")):
             paragraphs[-1] += f" {inside}"
     message = paragraphs[0 if framed or len(paragraphs) == 1 else 1]
-    return re.sub(r"^Error parsing \w+: ", "", " ".join(message.split()))
+    message = re.sub(r"^Error parsing \w+: ", "", " ".join(message.split()))
+    # Of a setting that may be left out, tyro tells all its attempts.
+    refused = re.match(r"Error parsing (\S+): no type matching \{None\}\|(\w+) .* from \[(.*?)\]", message)
+    return f"{refused[1]} {refused[3]} is not allowed; give {refused[2]}" if refused else message

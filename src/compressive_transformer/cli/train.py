@@ -66,7 +66,8 @@ def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Argumen
     settings: dict[str, Any] = {field.name: getattr(default, field.name) for field in fields(TrainConfig)}
     settings |= dict.fromkeys(BUDGET)
     summary = (
-        f"Train a language model. Recipe {name!r} of {', '.join(sorted(RECIPES))}: {RECIPES[name].__doc__}"
+        "Train a language model: compressive train [RECIPE] [flags], or train --resume RUN [flags]. "
+        f"Recipes: {', '.join(sorted(RECIPES))}. These are the settings of {name!r}. {RECIPES[name].__doc__}"
     )
     a = parse(Arguments, arguments, verb=f"train {name}", default=Arguments(**settings), description=summary)
     if "--data" in arguments and not a.data:

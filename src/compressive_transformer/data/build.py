@@ -97,7 +97,7 @@ def build(
     with _alone(folder, tell):
         if _is_done(folder, recipe, own=own):
             return
-        _begin(folder, recipe)
+        _begin(folder, recipe, own=own)
         separator = parse_separator(recipe.separator)
         units = plan_units(recipe.sources, recipe.stamps, separator)
         job = Job(folder=folder, tokenizer=recipe.tokenizer, separator=separator)
@@ -154,11 +154,20 @@ def _is_done(folder: Path, recipe: Recipe, *, own: bool) -> bool:
     return True
 
 
-def _begin(folder: Path, recipe: Recipe) -> None:
-    """Leaves in the folder only finished shards of this recipe."""
+def _begin(folder: Path, recipe: Recipe, *, own: bool) -> None:
+    """Leaves in the folder only finished shards of this recipe.
+
+    Raises:
+        UsageError: Shards of something else were finished there.
+    """
     begun = folder / UNFINISHED
-    (folder / DATASET).unlink(missing_ok=True)
     goes_on = begun.exists() and begun.read_text(encoding="utf-8") == recipe.key
+    if not own and begun.exists() and not goes_on and list(folder.glob(f"shard-*{RECORD}")):
+        raise UsageError(
+            f"{folder} holds an unfinished dataset of another text, or of this text before it changed: go on "
+            "with the command that began it, choose another folder, or remove it"
+        )
+    (folder / DATASET).unlink(missing_ok=True)
     for path in folder.glob("shard-*"):
         if not goes_on or path.suffix == PART:
             path.unlink()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from compressive_transformer.data.corpus import Corpus
 from compressive_transformer.data.disk import whole_file
-from compressive_transformer.data.files import DATASET
+from compressive_transformer.data.files import DATASET, UNFINISHED
 from compressive_transformer.data.saved import shown
 from compressive_transformer.data.shards import Shard, Shards
 from compressive_transformer.data.sources import parse_separator
@@ -220,6 +220,8 @@ def verify_dataset(folder: str | Path, progress: Callable[[int, int], None] | No
         UsageError: There is no whole dataset, or a file is damaged.
     """
     folder = Path(folder)
+    if (folder / UNFINISHED).exists():
+        raise UsageError(f"{folder} is an unfinished dataset: go on with the command that began it")
     manifest = Manifest.read(folder)
     itemsize = np.dtype(manifest.dtype).itemsize
     sizes = [shard.num_tokens * itemsize for shard in _find_shards(folder, manifest)]

@@ -18,7 +18,7 @@ def draw_report(runs: Sequence[Run], out: str | Path | None = None) -> Path:
             a single run, and ``report.png`` in the working directory for several.
 
     Raises:
-        UsageError: matplotlib is missing, or the suffix is another.
+        UsageError: matplotlib is missing, the suffix is another, or the picture can't be written.
     """
     try:
         from compressive_transformer.report.figures import draw
@@ -29,9 +29,14 @@ def draw_report(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     path = Path(out or (runs[0].path / "figures" / "report.png" if len(runs) == 1 else "report.png"))
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} can't be drawn; use a name that ends in {', '.join(FORMATS)}")
-    if not out:
-        path.parent.mkdir(exist_ok=True)
-    draw(runs).savefig(path, dpi=150)
+    try:
+        if not out:
+            path.parent.mkdir(exist_ok=True)
+        draw(runs).savefig(path, dpi=150)
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be written ({error.strerror}); choose another place by --out"
+        ) from None
     return path
 
 

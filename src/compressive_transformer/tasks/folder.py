@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from compressive_transformer.checkpoint import CONFIG, STATE, Store
 from compressive_transformer.errors import UsageError
 
+LOCK = "lock"
 LAUNCH = "launch"
 """File in ``state/`` that tells which torchrun made the run."""
 
@@ -31,7 +32,9 @@ def make_run_folder(out: str | None, name: str) -> Path:
             return _new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
         run = Path(out)
         if not is_restarted(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
-            if Store(run).steps():
+            if in_use(run):
+                what, remedy = "is being trained by another process", "wait for it, or choose another --out"
+            elif Store(run).steps():
                 what, remedy = "holds a run", f"go on with it by --resume {run}, or choose another --out"
             elif (run / CONFIG).exists():
                 what, remedy = "holds a run that was never saved", "remove it, or choose another --out"
@@ -73,6 +76,20 @@ def _new_folder(path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+def in_use(run: Path) -> bool:
+    """Whether a process trains the run now."""
+    path = run / STATE / LOCK
+    if not path.exists():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keeps other processes from writing to the run; a process that dies lets go of it.
@@ -82,7 +99,7 @@ def locked(run: Path) -> Iterator[None]:
     """
     try:
         (run / STATE).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / STATE / "lock", timeout=0)
+        lock = FileLock(run / STATE / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
         raise UsageError(

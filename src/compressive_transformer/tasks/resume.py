@@ -12,7 +12,9 @@ from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import is_count
+from compressive_transformer.tasks.folder import in_use
 from compressive_transformer.train import TrainConfig, Trainer
+from compressive_transformer.train.log import METRICS, read_metrics
 from compressive_transformer.train.parallel import World
 from compressive_transformer.train.state import Facts, restore
 
@@ -39,6 +41,8 @@ def _check_model(run: Path, config: TrainConfig) -> None:
     """Compares the model with the newest checkpoint that can be read, before room is made for the model."""
     store, vocab_size = Store(run), get_tokenizer(config.tokenizer).vocab_size
     if not store.steps():
+        if in_use(run):
+            raise UsageError(f"{run} is being trained by another process, and was not saved yet; wait for it")
         raise UsageError(f"{run} has no checkpoint to resume from; train anew")
     for step in store.steps():
         try:
@@ -117,7 +121,7 @@ class Resumed:
         if self.reset_memory and "text" not in self.changed:
             # Lanes of another number stand where they would stand after as many tokens.
             trainer.lanes.advance_to(trainer.tokens)
-        if trainer.done >= 1:
+        if trainer.done >= 1 and _is_scored(self.checkpoint.parent.parent):
             raise UsageError(
                 f"the run is at its end (step {trainer.step}, {trainer.tokens:,} tokens, "
                 f"{trainer.seconds / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
@@ -125,6 +129,12 @@ class Resumed:
 
     def _list(self, names: list[str]) -> str:
         return ", ".join(f"{name} {self.changed[name]}" for name in names)
+
+
+def _is_scored(run: Path) -> bool:
+    """Whether a run at its end has come to its score, which a signal may have kept it from."""
+    events = [record["event"] for record in read_metrics(run)] if (run / METRICS).exists() else []
+    return "validation" in events[max((i for i, e in enumerate(events) if e == "saved"), default=0) :]
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

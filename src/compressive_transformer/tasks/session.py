@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -69,7 +70,7 @@ class Session:
             UsageError: training can't go on, or the last checkpoint could not be written.
         """
         trainer.on_record, trainer.on_event, trainer.on_pause = self.record, self.event, self.pause
-        go_on = f"go on with: compressive train --resume {self.run}"
+        go_on = f"go on with: {self._command()} train --resume {self.run}"
         with trainer.signals.heeded():  # also while the last checkpoint is written
             try:
                 trainer.run()
@@ -96,6 +97,13 @@ class Session:
                     f"stopped at step {trainer.step}, the end of the run, and saved; score it with: "
                     f"compressive evaluate {self.run} TEXT"
                 )
+
+    def _command(self) -> str:
+        if self.world.size == 1:
+            return "compressive"
+        here = os.environ.get("LOCAL_WORLD_SIZE", self.world.size)
+        nodes = f"--nnodes {self.world.size // int(here)} " if int(here) < self.world.size else ""
+        return f"torchrun {nodes}--nproc-per-node {here} -m compressive_transformer"
 
     def _must_be_saved(self, trainer: Trainer) -> None:
         if not self.saver.wait() or self._saved != trainer.step:

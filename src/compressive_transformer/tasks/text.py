@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from compressive_transformer.data import (
     Corpus,
     Lanes,
     StreamedLanes,
+    Tokenizer,
     get_tokenizer,
 )
 from compressive_transformer.errors import UsageError
@@ -30,7 +32,7 @@ from compressive_transformer.tasks.session import Session
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.parallel import World, join, whole_weights
-from compressive_transformer.train.sinks import open_sinks
+from compressive_transformer.train.sinks import check_sinks, open_sinks
 
 CHECKPOINTS = (0.2, 0.4, 0.6, 0.8)
 """Parts of the budget after which the run is saved and validated on an excerpt."""
@@ -77,6 +79,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
         UsageError: the data can't be used, or the run folder exists, or the run can't be resumed so.
         Stopped: SIGINT or SIGTERM came; the run was saved.
     """
+    check_sinks(config.sinks)
     with join(config.device) as world:
         tokenizer = get_tokenizer(config.tokenizer)
         text = load_text(config, tokenizer, world)
@@ -130,9 +133,9 @@ def _begin(
         found.restore(trainer)  # nothing has been written yet, should this be refused
     metrics = display = None
     if world.first:
+        _save_config(run, model, tokenizer, asdict(config))  # before the metrics are cut: it may be refused
         sinks = open_sinks(config.sinks, run, asdict(config), step=trainer.step)
         metrics = Metrics(run, offset=found.facts["metrics"] if found else 0, sinks=sinks)
-        save_config(run, model, tokenizer, asdict(config))
         display = Display(tokenizer.unit)
     score = _excerpt_score(text.validation, config)
     session = Session(run, world, config.save, {"text": text.identity}, metrics, display, score)
@@ -140,6 +143,15 @@ def _begin(
     if found:
         session.resumed(trainer, found.changed)
     return trainer, session
+
+
+def _save_config(run: Path, model: LanguageModel, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    try:
+        save_config(run, model, tokenizer, settings)
+    except OSError as error:
+        raise UsageError(
+            f"{run} can't be written to ({error.strerror}), and is as it was; make room or allow it"
+        ) from None
 
 
 def _excerpt_score(validation: Corpus, config: TrainConfig) -> Callable[[LanguageModel], float]:

@@ -77,7 +77,7 @@ class TrainConfig:
     out: str | None = None
     """Run folder to make; runs/RECIPE-DATE-TIME if not given."""
     minutes: float | None = None
-    """Budget in minutes of training on this machine."""
+    """Budget in minutes of training on this machine. Without any budget it is the recipe's."""
     steps: int | None = None
     """Budget in steps (calls of the model)."""
     tokens: int | None = None

@@ -28,8 +28,8 @@ from compressive_transformer.train.progress import Progress, Sums, memory_norms
 
 LOG_EVERY = 10
 """Steps between records of the loss."""
-LAUNCHER = 5.0
-"""Seconds in which torchrun hands a signal on."""
+ECHO, LAUNCHER = 0.5, 5.0
+"""Seconds in which a signal is the same once more: sent to a process and its group; passed on by torchrun."""
 
 
 class Told(NamedTuple):
@@ -72,7 +72,7 @@ class Trainer:
             raise UsageError("the run has no budget; give one of minutes, steps, tokens")
         self.model, self.lanes, self.config = model, lanes, config
         self.world = world or World(device=next(model.parameters()).device)
-        self.signals = Signals(grace=LAUNCHER if self.world.size > 1 else 0.0)
+        self.signals = Signals(grace=LAUNCHER if self.world.size > 1 else ECHO)
         """Asked after each step whether to stop."""
         self.memory = model.init_memory(len(lanes.rows))
         self.call = parallelize(model, self.world, config.parallel, recompute=config.recompute)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import json
 import math
 import re
@@ -35,6 +35,21 @@ class Sink(Protocol):
         ...
 
 
+def check_sinks(names: Sequence[SinkName]) -> None:
+    """Whether their packages are there, before anything is made for a run.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    for name in names:
+        if name in get_args(SinkName) and importlib.util.find_spec(name) is None:
+            raise _missing(name)
+
+
+def _missing(name: SinkName) -> UsageError:
+    return UsageError(f"{name} is missing: pip install 'compressive-transformer[{name}]'")
+
+
 def open_sinks(names: Sequence[SinkName], run: Path, config: dict[str, Any], *, step: int = 0) -> list[Sink]:
     """Opens sinks for a run.
 
@@ -58,7 +73,7 @@ def _open(name: SinkName, run: Path, config: dict[str, Any], step: int) -> Sink:
             return TensorBoard(run, config, step=step)
         return Tracker(name, run, config, step=step)
     except ModuleNotFoundError:
-        raise UsageError(f"{name} is missing: pip install 'compressive-transformer[{name}]'") from None
+        raise _missing(name) from None
     except Exception as error:  # of a service that we don't know: not logged in, no network, no disk
         raise UsageError(f"{name} can't be opened ({error}); mend that, or train without it") from error
 
