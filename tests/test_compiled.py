@@ -62,7 +62,7 @@ def test_compiled_training_is_training(
 
 @pytest.mark.parametrize("rate", [4, 3])
 def test_one_graph_for_all_layers_and_steps(monkeypatch: pytest.MonkeyPatch, rate: int):
-    """One more where a document begins; and one for each phase, where the rate does not divide the segment."""
+    """Two where documents begin; as many for each phase, if the rate does not divide the segment."""
     counter = CompileCounterWithBackend("aot_eager")
     through(monkeypatch, counter)
     trained("on", 24, model=tiny_config(num_layers=3, compression_rate=rate))

@@ -101,8 +101,9 @@ def rotated(
         stop = start + key_place_S.shape[0]
         a_BHTF = (q_BHTK + bias_HK[:, None].to(dtype)) @ weight_HKF
         feature_SF = _key_features(key_place_S, weight_HKF.shape[-1]).to(dtype)
-        content = query_content @ k_BHSK[:, :, start:stop].transpose(-1, -2)
-        logits.append(content + _rotate(a_BHTF, query_place_T) @ feature_SF.T)
+        query = torch.cat([query_content, _rotate(a_BHTF, query_place_T)], dim=-1)
+        key = torch.cat([k_BHSK[:, :, start:stop], feature_SF.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
+        logits.append(query @ key.transpose(-1, -2))
         start = stop
     bias_BTS = torch.zeros_like(visible_BTS, dtype=logits[0].dtype).masked_fill_(~visible_BTS, -torch.inf)
     logits_BHTS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)

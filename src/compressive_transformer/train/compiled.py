@@ -27,9 +27,7 @@ def is_compiled(config: TrainConfig, device: torch.device) -> bool:
     """
     possible = device.type != "cpu" or _has_compiler()
     if config.compile == "on" and not possible:
-        raise UsageError(
-            "compile on needs a C++ compiler, and there is none; install g++, or use compile off"
-        )
+        raise UsageError("compile on needs a C++ compiler, and none was found; install g++, or use off")
     return config.compile == "on" or (
         config.compile == "auto" and possible and (config.minutes or 0) >= PAYS_AFTER
     )
