@@ -190,9 +190,9 @@ class CompressiveLayer(nn.Module):
             else None
         )
         shifted = LayerMemory(
-            # Contiguous: a view would keep what left allocated, and compiled code looks at strides.
-            _fit(torch.cat([memory.compressed, new], dim=1), C).contiguous(),
-            _fit(rows[:, last:], M).contiguous(),
+            # Copies: views would keep what left allocated, and compiled code looks at strides.
+            _fit(torch.cat([memory.compressed, new], dim=1), C).clone(memory_format=torch.contiguous_format),
+            _fit(rows[:, last:], M).clone(memory_format=torch.contiguous_format),
             torch.zeros_like(memory.window),
             torch.cat(
                 [
