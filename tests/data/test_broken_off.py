@@ -192,9 +192,7 @@ def test_shards_of_a_changed_text_are_not_kept(text: Path, tmp_path: Path, tiny_
         prepare_dataset(text, tmp_path / "out", BYTES, workers=1, progress=interrupt)
     (text / "a.txt").write_bytes(TEXT.upper())
     kept = sorted(tmp_path.rglob("out/*"))
-    with pytest.raises(
-        UsageError, match="an unfinished dataset of another text, or of this text before"
-    ):
+    with pytest.raises(UsageError, match="an unfinished dataset of another text, or of this text before"):
         prepare_dataset(text, tmp_path / "out", BYTES, workers=1)
     with pytest.raises(UsageError, match="is an unfinished dataset: go on with the command that began it"):
         verify_dataset(tmp_path / "out")

@@ -67,6 +67,8 @@ class CompressiveTransformer(nn.Module):
         self.layers = cast("list[CompressiveLayer]", layers)
         self.final_norm = nn.LayerNorm(self.config.dim) if self.config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(self.config.dropout)
+        c = self.config
+        self._period = math.lcm(c.segment, c.compression_rate)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -166,7 +168,8 @@ class CompressiveTransformer(nn.Module):
             document_BT = document_BT + resets.cumsum(dim=1)
         outputs, losses, attention = [], [], _AttentionMeter(memory) if with_attention else None
         for start, stop in _pieces(memory.position, inputs.shape[1], memory.segment):
-            piece = Piece(document_BT[:, start:stop], memory.position, resets is not None)
+            phase = memory.position % self._period
+            piece = Piece(document_BT[:, start:stop], phase, resets is not None)
             hidden, memory, loss = self._read_piece(inputs[:, start:stop], memory, piece, attention)
             outputs.append(hidden)
             losses += loss

@@ -33,8 +33,9 @@ class Piece(NamedTuple):
 
     document_BT: Tensor
     """int64, the document of each token."""
-    position: int
-    """Tokens read before these."""
+    phase: int
+    """Tokens read before these, modulo those after which all that a layer does repeats itself: compiled for
+    each phase that comes, it needs to be compiled once where the rate divides the segment."""
     resets: bool
     """Whether a document may begin among these."""
 
@@ -132,7 +133,7 @@ class CompressiveLayer(nn.Module):
             with_loss: whether to compute the auxiliary loss.
         """
         N = memory.sizes[2]
-        fill, segments = piece.position % N, piece.position // N
+        fill, segments = piece.phase % N, piece.phase // N
         x_BTD = self.attention_norm(hidden) if self.pre_norm else hidden
         memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, fill)
         visible_BTS = self._visible(memory, piece, fill)
@@ -160,7 +161,7 @@ class CompressiveLayer(nn.Module):
         Args:
             reading: of the piece that filled the window.
             document_B: the document that each row is in at the end of the segment.
-            segments: number of this segment, from 0.
+            segments: number of this segment, from 0, modulo the rate.
             with_loss: whether to compute the auxiliary loss.
             with_cache: whether to move keys and values along.
 
@@ -189,8 +190,9 @@ class CompressiveLayer(nn.Module):
             else None
         )
         shifted = LayerMemory(
-            _fit(torch.cat([memory.compressed, new], dim=1), C),
-            _fit(rows[:, last:], M),
+            # Copies: views would keep what left allocated, and compiled code looks at strides.
+            _fit(torch.cat([memory.compressed, new], dim=1), C).clone(memory_format=torch.contiguous_format),
+            _fit(rows[:, last:], M).clone(memory_format=torch.contiguous_format),
             torch.zeros_like(memory.window),
             torch.cat(
                 [

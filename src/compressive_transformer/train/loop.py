@@ -20,6 +20,7 @@ from compressive_transformer.losses import next_token_loss
 from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import autocast
+from compressive_transformer.train.compiled import is_compiled
 from compressive_transformer.train.config import TrainConfig
 from compressive_transformer.train.faults import DataLost, Diverged, Signals, Spikes
 from compressive_transformer.train.optimizer import Optimizer, is_sharded, learning_rate_factor
@@ -75,7 +76,13 @@ class Trainer:
         self.signals = Signals(grace=LAUNCHER if self.world.size > 1 else ECHO)
         """Asked after each step whether to stop."""
         self.memory = model.init_memory(len(lanes.rows))
-        self.call = parallelize(model, self.world, config.parallel, recompute=config.recompute)
+        self.call = parallelize(
+            model,
+            self.world,
+            config.parallel,
+            recompute=config.recompute,
+            compile_them=is_compiled(config, self.world.device),
+        )
         self.optimizer = Optimizer(model, config.optimizer)
         self.on_record, self.on_event, self.on_pause = on_record, on_event, on_pause
         self.validate_at = list(validate_at)

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import Device, pick_device
+from compressive_transformer.train.compiled import compile_layers
 from compressive_transformer.train.optimizer import is_sharded, whole
 
 Strategy = Literal["ddp", "fsdp"]
@@ -125,7 +126,12 @@ def join(device: Device) -> Iterator[World]:
 
 
 def parallelize(
-    model: LanguageModel, world: World, strategy: Strategy, *, recompute: bool = False
+    model: LanguageModel,
+    world: World,
+    strategy: Strategy,
+    *,
+    recompute: bool = False,
+    compile_them: bool = False,
 ) -> Callable[..., Output]:
     """Prepares a model for training, and gives what to call instead of it.
 
@@ -135,8 +141,11 @@ def parallelize(
         strategy: ``ddp`` keeps all weights in every process; ``fsdp`` shards weights, gradients and
             optimiser, layer by layer.
         recompute: keep no activations within layers, and compute them again for the gradient.
+        compile_them: compile the layers.
     """
     layers: list[Any] = list(model.core.layers)
+    if compile_them:
+        compile_layers(layers)
     if recompute:
         for layer in layers:
             layer.forward = functools.partial(_recomputed, layer.forward)

@@ -211,9 +211,7 @@ def _memory(plan: _Plan, layers: list[_Layer]) -> MemoryBytes:
     kept = [exact * layer.exact + other * layer.other + layer.masks for layer in layers]
     fixed = [other * layer.fixed for layer in layers]
     width = plan.lanes * c.model.segment * c.model.dim
-    state = plan.lanes * (
-        costs(c.model).state_bytes + sum(_surplus(c.model, C) for _, C in c.model.layer_sizes())
-    )
+    state = plan.lanes * costs(c.model).state_bytes
     if c.recompute:  # inputs of each layer and segment, and all that one layer keeps
         inputs = len(layers) * c.unroll * width * FLOAT + (c.unroll - 1) * state
         activations = inputs + plan.lanes * max(kept) + max(fixed)
@@ -286,14 +284,6 @@ def _cast_weights(model: LanguageModel) -> int:
         m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "position_keys" not in name
     )
     return sum(m.weight.numel() for m in maps)
-
-
-def _surplus(c: ModelConfig, compressed: int) -> int:
-    """Bytes a lane and layer that stay allocated besides the state.
-
-    Recent and compressed slots are the newest part of tensors that also have what left.
-    """
-    return FLOAT * c.dim * (c.segment + (c.segment // c.compression_rate if compressed else 0))
 
 
 def _orthogonalisation(shape: torch.Size) -> int:

@@ -1,0 +1,50 @@
+"""Layers compiled by torch.compile: one graph, fewer passes over memory, the same numbers to rounding."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.nn.layer import CompressiveLayer
+from compressive_transformer.train.config import TrainConfig
+
+PAYS_AFTER = 8.0
+"""Minutes of training from which on compiling, which takes up to one, is sooner or later won back."""
+
+
+def is_compiled(config: TrainConfig, device: torch.device) -> bool:
+    """Whether layers are compiled on this device.
+
+    What ``auto`` decides depends on settings and machine alone, so that a resumed run computes as before.
+
+    Raises:
+        UsageError: they should be, and there is nothing to compile with.
+    """
+    possible = device.type != "cpu" or _has_compiler()
+    if config.compile == "on" and not possible:
+        raise UsageError("compile on needs a C++ compiler, and none was found; install g++, or use off")
+    return config.compile == "on" or (
+        config.compile == "auto" and possible and (config.minutes or 0) >= PAYS_AFTER
+    )
+
+
+def compile_layers(layers: list[CompressiveLayer]) -> None:
+    """From now on the layers train compiled. Reading without gradients, in many shapes, stays as it was."""
+    for layer in layers:
+        eager = layer.forward
+        layer.forward = functools.partial(
+            _dispatch, eager, torch.compile(eager, dynamic=False, fullgraph=True)
+        )
+
+
+def _dispatch(eager: Callable[..., object], compiled: Callable[..., object], *inputs: object) -> object:
+    return compiled(*inputs) if torch.is_grad_enabled() else eager(*inputs)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)
