@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from torch import Tensor, nn
+
+for _name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined"):
+    # Its language model imports the kernels of Mamba-2, which need a GPU to be installed; no one calls them.
+    sys.modules.setdefault(_name, ModuleType(_name)).__dict__.update(
+        mamba_chunk_scan_combined=None, mamba_split_conv1d_scan_combined=None
+    )
 
 from mambapy.lm import LM  # pyright: ignore[reportMissingImports]
 from mambapy.mamba import MambaConfig  # pyright: ignore[reportMissingImports]
-from torch import Tensor, nn
 
 from peers.base import Arm, Read, Size
 
@@ -30,11 +38,11 @@ class Mamba(Arm):
         return Read(self.model(tokens_BT), None)
 
     def generate(self, prompt_BT: Tensor, length: int) -> None:
-        self.model.generate(_Prompt(prompt_BT), "", num_tokens=length, batch_size=len(prompt_BT))  # pyright: ignore[reportCallIssue]
+        self.model.generate(_Prompt(prompt_BT[:1]), "", num_tokens=length, batch_size=len(prompt_BT))  # pyright: ignore[reportCallIssue]
 
 
 class _Prompt:
-    """The tokenizer that its generation asks for: gives the prompt whatever the text."""
+    """The tokenizer that its generation asks for: gives one prompt, for all rows, whatever the text."""
 
     def __init__(self, prompt_BT: Tensor):
         self.tokens = prompt_BT

@@ -23,7 +23,7 @@ class Titans(Arm):
 
     def build(self, size: Size) -> nn.Module:
         head = size.dim // size.heads
-        return MemoryAsContextTransformer(
+        model = MemoryAsContextTransformer(
             num_tokens=size.vocab,
             dim=size.dim,
             depth=size.layers,
@@ -52,6 +52,11 @@ class Titans(Arm):
                 "spectral_norm_surprises": True,
             },
         )
+        for weights in model.parameters():
+            # The first weights of the memory are one head's, expanded to all: one place in storage, which an
+            # optimiser that writes in place cannot update (the fused one crashes).
+            weights.data = weights.data.contiguous()
+        return model
 
     def read(self, tokens_BT: Tensor, state: Any, resets: Tensor | None = None) -> Read:
         return Read(self.model(tokens_BT), None)
