@@ -15,8 +15,8 @@ ARMS = {
     "ours-no-memory": "ours:OursNoMemory",
     "ours-mean-pooled": "ours:OursMeanPooled",
     "lucidrains": "lucidrains:Lucidrains",
-    "labml": "labml:Labml",
-    "x-transformers": "x_transformers:XTransformers",
+    "labml": "labml_compressive:Labml",
+    "x-transformers": "x_transformers_xl:XTransformers",
     "titans": "titans:Titans",
     "rmt": "rmt:RecurrentMemory",
     "mamba": "mamba:Mamba",
@@ -31,7 +31,16 @@ IMPORTS = {
     "rmt": "recurrent_memory_transformer_pytorch",
     "mamba": "mambapy",
 }
-"""What an arm cannot do without."""
+"""The module that an arm cannot do without."""
+PACKAGES = {
+    "lucidrains": "compressive-transformer-pytorch",
+    "labml": "labml-nn",
+    "x-transformers": "x-transformers",
+    "titans": "titans-pytorch",
+    "rmt": "recurrent-memory-transformer-pytorch",
+    "mamba": "mambapy",
+}
+"""What pip calls it."""
 
 
 def build_arm(name: str, size: Size) -> Arm:
@@ -49,4 +58,4 @@ def present(names: list[str]) -> list[str]:
     return found
 
 
-__all__ = ["ARMS", "SIZES", "Arm", "Size", "build_arm", "present"]
+__all__ = ["ARMS", "PACKAGES", "SIZES", "Arm", "Size", "build_arm", "present"]

@@ -6,6 +6,7 @@ Shape legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -70,14 +71,11 @@ class Learner(Protocol):
 class Arm:
     """A model of some library, behind one interface. Subclasses build it, and say how it reads."""
 
-    package: ClassVar[str] = ""
-    """What pip installs; empty if torch is enough."""
     segments: ClassVar[int] = 1
     """Segments of a training row. More than one where the library learns from, or remembers, nothing but
     what one row holds; a step then has fewer rows, and as many tokens."""
     carries: ClassVar[bool] = True
     """Whether what was read is remembered from one call to the next."""
-    generates: ClassVar[bool] = True
     rates: ClassVar[tuple[float, ...]] = (5e-4, 1e-3, 2e-3, 4e-3)
     """Learning rates worth a try."""
 
@@ -169,9 +167,17 @@ class AdamW:
         self.adamw.zero_grad(set_to_none=True)
 
 
-def train_step(arm: Arm, learner: Learner, batch: Batch, factor: float = 1.0) -> Tensor:
+def train_step(
+    arm: Arm,
+    learner: Learner,
+    batch: Batch,
+    *,
+    factor: float = 1.0,
+    precision: AbstractContextManager | None = None,
+) -> Tensor:
     """Forward, backward, clipping and the update: the same lines for every arm."""
-    loss = arm.loss(batch)
+    with precision or nullcontext():
+        loss = arm.loss(batch)
     loss.backward()
     learner.set_factor(factor)
     learner.clip()

@@ -20,8 +20,6 @@ class Lucidrains(Arm):
     ``requires_grad`` of their weights to False; this is left as it is.
     """
 
-    package = "compressive-transformer-pytorch"
-
     def build(self, size: Size) -> nn.Module:
         return CompressiveTransformer(
             num_tokens=size.vocab,

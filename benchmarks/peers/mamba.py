@@ -8,15 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-for _name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined"):
-    # Its language model imports the kernels of Mamba-2, which need a GPU to be installed; no one calls them.
-    sys.modules.setdefault(_name, ModuleType(_name)).__dict__.update(
-        mamba_chunk_scan_combined=None, mamba_split_conv1d_scan_combined=None
-    )
-
-from mambapy.lm import LM  # pyright: ignore[reportMissingImports]
-from mambapy.mamba import MambaConfig  # pyright: ignore[reportMissingImports]
-
 from peers.base import Arm, Read, Size
 
 
@@ -27,11 +18,14 @@ class Mamba(Arm):
     have four segments.
     """
 
-    package = "mambapy"
     segments = 4
     carries = False
 
     def build(self, size: Size) -> nn.Module:
+        stub_mamba_2()
+        from mambapy.lm import LM  # pyright: ignore[reportMissingImports]
+        from mambapy.mamba import MambaConfig  # pyright: ignore[reportMissingImports]
+
         return LM(MambaConfig(d_model=size.dim, n_layers=2 * size.layers), vocab_size=size.vocab)
 
     def read(self, tokens_BT: Tensor, state: Any, resets: Tensor | None = None) -> Read:
@@ -39,6 +33,13 @@ class Mamba(Arm):
 
     def generate(self, prompt_BT: Tensor, length: int) -> None:
         self.model.generate(_Prompt(prompt_BT[:1]), "", num_tokens=length, batch_size=len(prompt_BT))  # pyright: ignore[reportCallIssue]
+
+
+def stub_mamba_2() -> None:
+    """The language model imports kernels of Mamba-2, which no one here calls, and which need a GPU."""
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined"):
+        module = sys.modules.setdefault(name, ModuleType(name))
+        vars(module).update(mamba_chunk_scan_combined=None, mamba_split_conv1d_scan_combined=None)
 
 
 class _Prompt:
@@ -52,5 +53,3 @@ class _Prompt:
 
     def decode(self, tokens: list[int]) -> str:
         return ""
-
-

@@ -27,6 +27,7 @@ class LSTM(Arm):
     @torch.no_grad()
     def generate(self, prompt_BT: Tensor, length: int) -> None:
         self.model.eval()
-        logits, state, _ = self.read(prompt_BT, None)
+        tokens, state = prompt_BT, None
         for _ in range(length):
-            logits, state, _ = self.read(sample(logits[:, -1])[:, None], state)
+            logits, state, _ = self.read(tokens, state)
+            tokens = sample(logits[:, -1])[:, None]

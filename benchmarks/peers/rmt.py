@@ -21,7 +21,6 @@ class RecurrentMemory(Arm):
     between segments unless it replays the backward pass; hence the loop over segments here.
     """
 
-    package = "recurrent-memory-transformer-pytorch"
     segments = 4
 
     def build(self, size: Size) -> nn.Module:

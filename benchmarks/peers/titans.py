@@ -17,7 +17,6 @@ class Titans(Arm):
     Nothing is carried from one call to the next, so rows have four segments.
     """
 
-    package = "titans-pytorch"
     segments = 4
     carries = False
 

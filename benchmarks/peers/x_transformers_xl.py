@@ -18,8 +18,6 @@ from peers.base import Arm, Read, Size
 class XTransformers(Arm):
     """Rotary positions, and a memory that makes attention cost as much as both tiers together."""
 
-    package = "x-transformers"
-
     def build(self, size: Size) -> nn.Module:
         return TransformerWrapper(
             num_tokens=size.vocab,

@@ -13,7 +13,7 @@ from labml import tracker  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 if not hasattr(tracker, "debug"):  # called in each attention, and gone from every version that pip finds
-    tracker.debug = lambda *arguments: None
+    vars(tracker)["debug"] = lambda *arguments: None
 
 from labml_nn.transformers.compressive import (  # pyright: ignore[reportMissingImports]
     AttentionReconstructionLoss,
@@ -36,8 +36,6 @@ class Slots(NamedTuple):
 
 class Labml(Arm):
     """As its experiment builds it, with the sizes of all arms."""
-
-    package = "labml-nn"
 
     def build(self, size: Size) -> nn.Module:
         layer = CompressiveTransformerLayer(
@@ -81,8 +79,10 @@ class Labml(Arm):
     def generate(self, prompt_BT: Tensor, length: int) -> None:
         """Token by token through the memory, as its experiment does."""
         self.model.eval()
+        *before, last = prompt_BT.split(self.length, dim=1)
         state = None
-        for piece in prompt_BT.split(self.length, dim=1):
-            logits, state, _ = self.read(piece, state)
+        for piece in before:
+            state = self.read(piece, state).state
         for _ in range(length):
-            logits, state, _ = self.read(sample(logits[:, -1])[:, None], state)
+            logits, state, _ = self.read(last, state)
+            last = sample(logits[:, -1])[:, None]

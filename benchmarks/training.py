@@ -1,0 +1,161 @@
+"""What a training step costs, beside other libraries: time, memory, and how much of it is matrix products.
+
+    python benchmarks/training.py --out benchmarks/results/training.json
+    python benchmarks/training.py --precision bfloat16 --size large --rounds 3
+    python benchmarks/training.py --size tiny --rounds 1 --seconds 0.2      # tries everything in a minute
+
+A step is forward, backward, clipping and the update, on as many tokens for every arm, memory carried from
+step to step. Each arm is measured in a process of its own, one arm after the other, and again in the next
+round, so that what slows the machine for a while slows all; a table gives medians over rounds, and medians of
+the ratio to ours of the same round.
+
+"matrix products" is the time that the step's products would take at the best rate of any product on this
+machine, found in the same rounds, as a part of the step: 100 % is a step that does nothing else. The products
+are those of forward and backward, counted by torch; the optimiser's are not among them.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import harness
+from compressive_transformer.data import Batch
+from compressive_transformer.precision import autocast
+from peers import SIZES, Arm, build_arm
+from peers.base import train_step
+
+WARM = 4
+"""Steps before the clock starts: memory is full then."""
+SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 256, 1024), (4096, 512, 512))
+"""Products of which the fastest is the floor."""
+
+
+def main() -> None:
+    """Measures, prints a table, writes it down."""
+    made = harness.parser(__doc__)
+    made.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    made.add_argument("--rounds", type=int, default=5, help="how often each arm is measured (default: 5)")
+    made.add_argument("--seconds", type=float, default=10, help="of steps in each measurement (default: 10)")
+    a = harness.parse(made, child)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("products", *a.arms)}
+    with harness.bar("training", a.rounds * len(found)) as advance:
+        for _ in range(a.rounds):
+            for name in found:
+                advance(now=name)
+                task = {"arm": name, "size": a.size, "precision": a.precision, "seconds": a.seconds}
+                found[name].append(harness.measure(task, a.threads))
+                advance(1)
+    rate = max((m.get("flops_per_second", 0.0) for m in found.pop("products")), default=0.0)
+    arms = {name: summary(rounds, found.get("ours", []), rate) for name, rounds in found.items()}
+    show(a, arms)
+    facts = harness.about(a, best_flops_per_second=rate)
+    harness.record(a.out, f"{a.size}/{a.precision}", facts, arms)
+
+
+def child(task: dict[str, Any]) -> dict[str, Any]:
+    """One arm, once; or the rate of the best product."""
+    if task["arm"] == "products":
+        return {"flops_per_second": best_rate(task["precision"])}
+    imported = harness.peak_mb()
+    arm = build_arm(task["arm"], SIZES[task["size"]])
+    learner = arm.learner(1e-3)
+    generator = torch.Generator().manual_seed(0)
+
+    def precision() -> AbstractContextManager:
+        return autocast("cpu", task["precision"])
+
+    def step() -> None:
+        train_step(arm, learner, random_batch(arm, generator), precision=precision())
+
+    for _ in range(WARM):
+        step()
+    steps: list[float] = []
+    while len(steps) < 3 or sum(steps) < task["seconds"]:
+        steps.append(harness.seconds(step))
+    return {
+        "seconds": median(steps),
+        "steps": len(steps),
+        "tokens": arm.lanes * arm.length,
+        "parameters": arm.parameters,
+        "peak_mb": harness.peak_mb(),
+        "of_which_imports_mb": imported,
+        "flops": count_flops(arm, random_batch(arm, generator), precision()),
+    }
+
+
+def random_batch(arm: Arm, generator: torch.Generator) -> Batch:
+    """Tokens that mean nothing: their cost is the same."""
+    tokens = torch.randint(256, (arm.lanes, arm.length + 1), generator=generator)
+    return Batch(tokens[:, :-1], tokens[:, 1:], None)
+
+
+def count_flops(arm: Arm, batch: Batch, precision: AbstractContextManager) -> int | None:
+    """Of the matrix products of a step, forward and backward; None where torch can't follow."""
+    # oneDNN's LSTM and fused attention are operations that torch doesn't count; without them, they are products.
+    plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+    try:
+        with plain[0], plain[1], FlopCounterMode(display=False) as counter:
+            with precision:
+                loss = arm.loss(batch)
+            loss.backward()
+    except RuntimeError:
+        return None
+    return counter.get_total_flops()
+
+
+def best_rate(precision: str) -> float:
+    """Floating-point operations a second of the fastest of some products."""
+    rates = []
+    for m, k, n in SHAPES:
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        x, y = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
+        until = time.perf_counter() + 1.0
+        while time.perf_counter() < until:
+            rates.append(2 * m * k * n / harness.seconds(lambda x=x, y=y: x @ y))
+    return max(rates)
+
+
+def summary(rounds: list[dict[str, Any]], ours: list[dict[str, Any]], rate: float) -> dict[str, Any]:
+    """Medians over rounds, and over the ratios within rounds."""
+    if failed := [m for m in rounds if "failed" in m]:
+        return failed[0]
+    second, first = median(m["seconds"] for m in rounds), rounds[0]
+    pairs = [(m, o) for m, o in zip(rounds, ours, strict=False) if "failed" not in o]
+    return {
+        "tokens_per_second": first["tokens"] / second,
+        "step_seconds": second,
+        "rounds_seconds": [m["seconds"] for m in rounds],
+        "speed_of_ours": median(o["seconds"] / m["seconds"] for m, o in pairs) if pairs else None,
+        "parameters": first["parameters"],
+        "peak_mb": median(m["peak_mb"] for m in rounds),
+        "of_which_imports_mb": median(m["of_which_imports_mb"] for m in rounds),
+        "flops": first["flops"],
+        "matrix_products": first["flops"] / rate / second if first["flops"] and rate else None,
+    }
+
+
+def show(a: Any, arms: dict[str, Any]) -> None:
+    """Prints the table."""
+    rows = []
+    for name, m in arms.items():
+        if "failed" in m:
+            rows.append((name, m["failed"], "", "", "", "", ""))
+            continue
+        ratio = f"{m['speed_of_ours']:.2f}" if m["speed_of_ours"] else "–"
+        share = f"{m['matrix_products']:.0%}" if m["matrix_products"] else "–"
+        ms = f"{1000 * m['step_seconds']:,.0f}"
+        cells = (f"{m['tokens_per_second']:,.0f}", ratio, ms, share, f"{m['peak_mb']:,.0f}")
+        rows.append((name, *cells, f"{m['parameters']:,}"))
+    header = ("arm", "tokens/s", "× ours", "ms/step", "matrix products", "peak MB", "parameters")
+    harness.show(f"training, {a.size}, {a.precision}, {a.threads} threads", header, rows)
+
+
+if __name__ == "__main__":
+    main()
