@@ -15,12 +15,11 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import harness
 import torch
 
+import harness
 from compressive_transformer.generate import generate
 from peers import SIZES, build_arm
 from peers.ours import Ours
@@ -47,20 +46,16 @@ def main() -> None:
 
 def run_all(a: Any) -> None:
     """Every arm, at every number of rows."""
-    cases = list(itertools.product(a.arms, a.rows))
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {case: [] for case in cases}
-    with harness.bar("generation", a.rounds * len(cases)) as advance:
-        for _ in range(a.rounds):
-            for name, rows in cases:
-                advance(now=f"{name}, {rows} rows")
-                task = {"arm": name, "size": a.size, "rows": rows, "tokens": a.tokens}
-                found[name, rows].append(harness.measure(task, a.threads))
-                advance(1)
+    about = {"size": a.size, "tokens": a.tokens}
+    tasks = {
+        (name, rows): about | {"arm": name, "rows": rows} for name, rows in itertools.product(a.arms, a.rows)
+    }
+    found = harness.in_rounds("generation", tasks, a.rounds, a.threads)
     for rows in a.rows:
-        arms = {name: summary(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
+        arms = {name: harness.speeds(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
         harness.record(a.out, f"{a.size}/{rows} rows", harness.about(a), arms)
-        header = ("arm", "tokens/s", "× ours", "ms/token")
-        harness.show(f"generation, {a.size}, {rows} rows", header, [cells(*item) for item in arms.items()])
+        table = [(name, *harness.speed_cells(m)) for name, m in arms.items()]
+        harness.show(f"generation, {a.size}, {rows} rows", ("arm", "tokens/s", "× ours"), table)
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
@@ -75,28 +70,7 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
     arm.generate(prompt, 2)
     before = harness.seconds(lambda: arm.generate(prompt, 1))
     whole = harness.seconds(lambda: arm.generate(prompt, 1 + task["tokens"]))
-    return {"seconds": max(whole - before, 1e-9), "tokens": task["rows"] * task["tokens"], "prompt": length}
-
-
-def summary(rounds: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over rounds, and over the ratios within rounds."""
-    if failed := [m for m in rounds if "failed" in m]:
-        return failed[0]
-    pairs = [(m, o) for m, o in zip(rounds, ours, strict=False) if "failed" not in o]
-    return {
-        "tokens_per_second": median(m["tokens"] / m["seconds"] for m in rounds),
-        "rounds_seconds": [m["seconds"] for m in rounds],
-        "speed_of_ours": median(o["seconds"] / m["seconds"] for m, o in pairs) if pairs else None,
-        "prompt": rounds[0]["prompt"],
-    }
-
-
-def cells(name: str, m: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the printed table."""
-    if "failed" in m:
-        return (name, m["failed"], "", "")
-    ratio = f"{m['speed_of_ours']:.2f}" if m["speed_of_ours"] else "–"
-    return (name, f"{m['tokens_per_second']:,.1f}", ratio, f"{1000 / m['tokens_per_second']:.2f}")
+    return {"seconds": max(whole - before, 1e-9), "tokens": task["rows"] * task["tokens"]}
 
 
 def run_long(a: Any) -> None:
@@ -108,8 +82,12 @@ def run_long(a: Any) -> None:
     if "failed" in found:
         raise SystemExit(found["failed"])
     windows = found["windows"]
-    rows = [(f"{w['tokens']:,}", f"{w['tokens_per_second']:,.1f}", f"{w['resident_mb']:,.1f}") for w in windows]
-    harness.show(f"one long run, {a.size}", ("tokens", "tokens/s", "resident MB"), rows[:: len(rows) // 10 or 1])
+    rows = [
+        (f"{w['tokens']:,}", f"{w['tokens_per_second']:,.1f}", f"{w['resident_mb']:,.1f}") for w in windows
+    ]
+    harness.show(
+        f"one long run, {a.size}", ("tokens", "tokens/s", "resident MB"), rows[:: len(rows) // 10 or 1]
+    )
 
 
 def follow(task: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -82,6 +83,41 @@ def measure(task: dict[str, Any], threads: int, tell: Callable[[float], None] = 
                     tell(said["done"])
                 result = said.get("result", result)
         return result if result is not None else {"failed": errors.last(process.returncode)}
+
+
+def in_rounds(
+    title: str, tasks: dict[Any, dict[str, Any]], rounds: int, threads: int
+) -> dict[Any, list[Any]]:
+    """Measures every task once in each round, one after the other, so that a slow while is slow for all."""
+    found: dict[Any, list[Any]] = {key: [] for key in tasks}
+    with bar(title, rounds * len(tasks)) as advance:
+        for _ in range(rounds):
+            for key, task in tasks.items():
+                advance(now=f"{title}: {task.get('arm', key)}")
+                found[key].append(measure(task, threads))
+                advance(1)
+    return found
+
+
+def speeds(rounds: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds of ``tokens`` in ``seconds``, and of the ratio to ours within a round."""
+    if failed := [m for m in rounds if "failed" in m]:
+        return failed[0]
+    pairs = [(m, o) for m, o in zip(rounds, ours, strict=False) if "failed" not in o]
+    return {
+        "tokens_per_second": median(m["tokens"] / m["seconds"] for m in rounds),
+        "speed_of_ours": median(o["seconds"] / m["seconds"] for m, o in pairs) if pairs else None,
+        "tokens": rounds[0]["tokens"],
+        "rounds_seconds": [m["seconds"] for m in rounds],
+    }
+
+
+def speed_cells(m: dict[str, Any]) -> tuple[str, str]:
+    """Tokens a second and the ratio to ours, or why there are none."""
+    if "failed" in m:
+        return m["failed"], ""
+    ratio = f"{m['speed_of_ours']:.2f}" if m["speed_of_ours"] else "–"
+    return f"{m['tokens_per_second']:,.0f}", ratio
 
 
 class Errors:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import harness
 import numpy as np
 import torch
 from torch import Tensor
 
+import harness
 from compressive_transformer.data import embedded_books, read_documents
 from peers import ARMS, SIZES, build_arm
 from peers.ours import Ours
@@ -31,24 +30,22 @@ def main() -> None:
     """Measures, prints a table, writes it down."""
     made = harness.parser(__doc__, ("ours", NO_CACHE, *(name for name in ARMS if name != "ours")))
     made.add_argument("--text", type=Path, help="a text file (default: a novel that comes with the package)")
-    made.add_argument("--tokens", type=int, default=65536, help="to read in all rows together (default: 65536)")
+    made.add_argument(
+        "--tokens", type=int, default=65536, help="to read in all rows together (default: 65536)"
+    )
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="side by side (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
     a = harness.parse(made, child)
-    cases = list(itertools.product(a.arms, a.rows))
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {case: [] for case in cases}
-    with harness.bar("reading", a.rounds * len(cases)) as advance:
-        for _ in range(a.rounds):
-            for name, rows in cases:
-                advance(now=f"{name}, {rows} rows")
-                task = {"arm": name, "size": a.size, "rows": rows, "tokens": a.tokens}
-                found[name, rows].append(harness.measure(task | {"text": str(a.text or "")}, a.threads))
-                advance(1)
+    about = {"size": a.size, "tokens": a.tokens, "text": str(a.text or "")}
+    tasks = {
+        (name, rows): about | {"arm": name, "rows": rows} for name, rows in itertools.product(a.arms, a.rows)
+    }
+    found = harness.in_rounds("reading", tasks, a.rounds, a.threads)
     for rows in a.rows:
-        arms = {name: summary(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
+        arms = {name: harness.speeds(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
         harness.record(a.out, f"{a.size}/{rows} rows", harness.about(a), arms)
-        header = ("arm", "tokens/s", "× ours")
-        harness.show(f"reading, {a.size}, {rows} rows", header, [cells(*item) for item in arms.items()])
+        table = [(name, *harness.speed_cells(m)) for name, m in arms.items()]
+        harness.show(f"reading, {a.size}, {rows} rows", ("arm", "tokens/s", "× ours"), table)
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
@@ -68,26 +65,6 @@ def read_text(text: str, rows: int, length: int) -> Tensor:
     count = min(length, len(data) // rows - 1)
     tokens = np.frombuffer(data, dtype=np.uint8)[: rows * (count + 1)].astype(np.int64)
     return torch.from_numpy(tokens).view(rows, -1)
-
-
-def summary(rounds: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over rounds, and over the ratios within rounds."""
-    if failed := [m for m in rounds if "failed" in m]:
-        return failed[0]
-    pairs = [(m, o) for m, o in zip(rounds, ours, strict=False) if "failed" not in o]
-    return {
-        "tokens_per_second": median(m["tokens"] / m["seconds"] for m in rounds),
-        "rounds_seconds": [m["seconds"] for m in rounds],
-        "speed_of_ours": median(o["seconds"] / m["seconds"] for m, o in pairs) if pairs else None,
-    }
-
-
-def cells(name: str, m: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the printed table."""
-    if "failed" in m:
-        return (name, m["failed"], "")
-    ratio = f"{m['speed_of_ours']:.2f}" if m["speed_of_ours"] else "–"
-    return (name, f"{m['tokens_per_second']:,.0f}", ratio)
 
 
 if __name__ == "__main__":

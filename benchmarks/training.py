@@ -44,14 +44,9 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=5, help="how often each arm is measured (default: 5)")
     made.add_argument("--seconds", type=float, default=10, help="of steps in each measurement (default: 10)")
     a = harness.parse(made, child)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("products", *a.arms)}
-    with harness.bar("training", a.rounds * len(found)) as advance:
-        for _ in range(a.rounds):
-            for name in found:
-                advance(now=name)
-                task = {"arm": name, "size": a.size, "precision": a.precision, "seconds": a.seconds}
-                found[name].append(harness.measure(task, a.threads))
-                advance(1)
+    about = {"size": a.size, "precision": a.precision, "seconds": a.seconds}
+    tasks = {name: about | {"arm": name} for name in ("products", *a.arms)}
+    found = harness.in_rounds("training", tasks, a.rounds, a.threads)
     rate = max((m.get("flops_per_second", 0.0) for m in found.pop("products")), default=0.0)
     arms = {name: summary(rounds, found.get("ours", []), rate) for name, rounds in found.items()}
     show(a, arms)
@@ -124,15 +119,12 @@ def best_rate(precision: str) -> float:
 
 def summary(rounds: list[dict[str, Any]], ours: list[dict[str, Any]], rate: float) -> dict[str, Any]:
     """Medians over rounds, and over the ratios within rounds."""
-    if failed := [m for m in rounds if "failed" in m]:
-        return failed[0]
-    second, first = median(m["seconds"] for m in rounds), rounds[0]
-    pairs = [(m, o) for m, o in zip(rounds, ours, strict=False) if "failed" not in o]
-    return {
-        "tokens_per_second": first["tokens"] / second,
+    speeds = harness.speeds(rounds, ours)
+    if "failed" in speeds:
+        return speeds
+    first, second = rounds[0], median(m["seconds"] for m in rounds)
+    return speeds | {
         "step_seconds": second,
-        "rounds_seconds": [m["seconds"] for m in rounds],
-        "speed_of_ours": median(o["seconds"] / m["seconds"] for m, o in pairs) if pairs else None,
         "parameters": first["parameters"],
         "peak_mb": median(m["peak_mb"] for m in rounds),
         "of_which_imports_mb": median(m["of_which_imports_mb"] for m in rounds),
@@ -143,16 +135,14 @@ def summary(rounds: list[dict[str, Any]], ours: list[dict[str, Any]], rate: floa
 
 def show(a: Any, arms: dict[str, Any]) -> None:
     """Prints the table."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name, m in arms.items():
-        if "failed" in m:
-            rows.append((name, m["failed"], "", "", "", "", ""))
-            continue
-        ratio = f"{m['speed_of_ours']:.2f}" if m["speed_of_ours"] else "–"
-        share = f"{m['matrix_products']:.0%}" if m["matrix_products"] else "–"
-        ms = f"{1000 * m['step_seconds']:,.0f}"
-        cells = (f"{m['tokens_per_second']:,.0f}", ratio, ms, share, f"{m['peak_mb']:,.0f}")
-        rows.append((name, *cells, f"{m['parameters']:,}"))
+        cells = harness.speed_cells(m)
+        if "failed" not in m:
+            share = f"{m['matrix_products']:.0%}" if m["matrix_products"] else "–"
+            cells += (f"{1000 * m['step_seconds']:,.0f}", share)
+            cells += (f"{m['peak_mb']:,.0f}", f"{m['parameters']:,}")
+        rows.append((name, *cells))
     header = ("arm", "tokens/s", "× ours", "ms/step", "matrix products", "peak MB", "parameters")
     harness.show(f"training, {a.size}, {a.precision}, {a.threads} threads", header, rows)
 
