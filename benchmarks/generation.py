@@ -30,7 +30,7 @@ WINDOWS = 100
 
 def main() -> None:
     """Measures, prints a table, writes it down."""
-    made = harness.parser(__doc__)
+    made = harness.parser(__doc__, harness.SHAPES)
     made.add_argument("--tokens", type=int, help="to make in each row (default: 256; 100,000 with --long)")
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="at once (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
@@ -82,12 +82,9 @@ def run_long(a: Any) -> None:
     if "failed" in found:
         raise SystemExit(found["failed"])
     windows = found["windows"]
-    rows = [
-        (f"{w['tokens']:,}", f"{w['tokens_per_second']:,.1f}", f"{w['resident_mb']:,.1f}") for w in windows
-    ]
-    harness.show(
-        f"one long run, {a.size}", ("tokens", "tokens/s", "resident MB"), rows[:: len(rows) // 10 or 1]
-    )
+    names = ("tokens", "tokens_per_second", "resident_mb")
+    rows = [tuple(f"{w[name]:,.0f}" for name in names) for w in windows[:: len(windows) // 10 or 1]]
+    harness.show(f"one long run, {a.size}", ("tokens", "tokens/s", "resident MB"), rows)
 
 
 def follow(task: dict[str, Any]) -> dict[str, Any]:

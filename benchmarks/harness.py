@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ from rich.table import Table
 from peers import ARMS, PACKAGES, SIZES, present
 
 RESULTS = Path(__file__).parent / "results"
+SHAPES = tuple(name for name in ARMS if name != "ours-adamw")
+"""Arms that differ otherwise than in training."""
 MAX_RSS = 1024 if sys.platform != "darwin" else 1  # bytes in what the system counts in
 console = Console(stderr=True)
 
@@ -177,10 +180,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def about(arguments: Any, **more: Any) -> dict[str, Any]:
     """How, where and of what the figures were made."""
-    hidden = ("task", "machine", "out", "train", "valid")
+    hidden = ("task", "machine", "out", "train", "valid", "text")
     settings = {name: value for name, value in vars(arguments).items() if name not in hidden}
+    words = (Path(word).name if "/" in word and Path(word).exists() else word for word in sys.argv[1:])
     return {
-        "command": f"python benchmarks/{Path(sys.argv[0]).name}",
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "settings": settings,
         "machine": f"{arguments.threads} threads of {arguments.machine}",
         "date": date.today().isoformat(),

@@ -4,7 +4,7 @@
     python benchmarks/reading.py --text book.txt --rows 1 8
     python benchmarks/reading.py --size tiny --tokens 500 --rounds 1              # tries everything
 
-"ours" keeps keys and values of its memory from segment to segment; "ours, no cache" computes them anew. Others
+"ours" keeps keys and values of its memory from segment to segment; "ours-no-cache" computes them anew. Others
 read as their library does. Each in a process of its own, in rounds.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import harness
 from compressive_transformer.data import embedded_books, read_documents
-from peers import ARMS, SIZES, build_arm
+from peers import SIZES, build_arm
 from peers.ours import Ours
 
 NO_CACHE = "ours-no-cache"
@@ -28,11 +28,9 @@ NO_CACHE = "ours-no-cache"
 
 def main() -> None:
     """Measures, prints a table, writes it down."""
-    made = harness.parser(__doc__, ("ours", NO_CACHE, *(name for name in ARMS if name != "ours")))
+    made = harness.parser(__doc__, (harness.SHAPES[0], NO_CACHE, *harness.SHAPES[1:]))
     made.add_argument("--text", type=Path, help="a text file (default: a novel that comes with the package)")
-    made.add_argument(
-        "--tokens", type=int, default=65536, help="to read in all rows together (default: 65536)"
-    )
+    made.add_argument("--tokens", type=int, default=65536, help="of all rows together (default: 65536)")
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="side by side (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
     a = harness.parse(made, child)

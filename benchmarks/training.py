@@ -93,8 +93,8 @@ def random_batch(arm: Arm, generator: torch.Generator) -> Batch:
 
 def count_flops(arm: Arm, batch: Batch, precision: AbstractContextManager) -> int | None:
     """Of the matrix products of a step, forward and backward; None where torch can't follow."""
-    # oneDNN's LSTM and fused attention are operations that torch doesn't count; without them, they are products.
-    plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+    # oneDNN's LSTM and fused attention may be operations that torch doesn't count: without them, only products.
+    plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False, allow_tf32=False)
     try:
         with plain[0], plain[1], FlopCounterMode(display=False) as counter:
             with precision:
