@@ -182,7 +182,7 @@ def about(arguments: Any, **more: Any) -> dict[str, Any]:
     """How, where and of what the figures were made."""
     hidden = ("task", "machine", "out", "train", "valid", "text")
     settings = {name: value for name, value in vars(arguments).items() if name not in hidden}
-    words = (Path(word).name if "/" in word and Path(word).exists() else word for word in sys.argv[1:])
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
     return {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "settings": settings,

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and of the README, from what the benchmarks recorded in benchmarks/results.
+"""The tables of docs/performance.md and of the README, from what is recorded in benchmarks/results.
 
     python benchmarks/tables.py            # prints the tables
     python benchmarks/tables.py --write    # writes them into the documents

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import harness
 from compressive_transformer.data import Batch
-from compressive_transformer.precision import autocast
+from compressive_transformer.precision import Precision, autocast
 from peers import SIZES, Arm, build_arm
 from peers.base import train_step
 
@@ -60,19 +60,22 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
         return {"flops_per_second": best_rate(task["precision"])}
     imported = harness.peak_mb()
     arm = build_arm(task["arm"], SIZES[task["size"]])
-    learner = arm.learner(1e-3)
-    generator = torch.Generator().manual_seed(0)
+    measured = time_steps(arm, task["precision"], task["seconds"]) | {"of_which_imports_mb": imported}
+    batch = random_batch(arm, torch.Generator().manual_seed(0))
+    return measured | {"flops": count_flops(arm, batch, autocast("cpu", task["precision"]))}
 
-    def precision() -> AbstractContextManager:
-        return autocast("cpu", task["precision"])
+
+def time_steps(arm: Arm, precision: Precision, enough: float) -> dict[str, Any]:
+    """Steps for so many seconds, once the memory is full."""
+    learner, generator = arm.learner(1e-3), torch.Generator().manual_seed(0)
 
     def step() -> None:
-        train_step(arm, learner, random_batch(arm, generator), precision=precision())
+        train_step(arm, learner, random_batch(arm, generator), precision=autocast("cpu", precision))
 
     for _ in range(WARM):
         step()
     steps: list[float] = []
-    while len(steps) < 3 or sum(steps) < task["seconds"]:
+    while len(steps) < 3 or sum(steps) < enough:
         steps.append(harness.seconds(step))
     return {
         "seconds": median(steps),
@@ -80,8 +83,6 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
         "tokens": arm.lanes * arm.length,
         "parameters": arm.parameters,
         "peak_mb": harness.peak_mb(),
-        "of_which_imports_mb": imported,
-        "flops": count_flops(arm, random_batch(arm, generator), precision()),
     }
 
 
@@ -93,7 +94,7 @@ def random_batch(arm: Arm, generator: torch.Generator) -> Batch:
 
 def count_flops(arm: Arm, batch: Batch, precision: AbstractContextManager) -> int | None:
     """Of the matrix products of a step, forward and backward; None where torch can't follow."""
-    # oneDNN's LSTM and fused attention may be operations that torch doesn't count: without them, only products.
+    # oneDNN's LSTM and fused attention may be operations that torch doesn't count; without them, none is.
     plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False, allow_tf32=False)
     try:
         with plain[0], plain[1], FlopCounterMode(display=False) as counter:

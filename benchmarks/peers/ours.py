@@ -21,7 +21,8 @@ class Ours(Arm):
     cached = True
     """Whether keys and values of the memory are kept from one call to the next while scoring."""
 
-    def config(self, size: Size) -> ModelConfig:
+    @classmethod
+    def config(cls, size: Size) -> ModelConfig:
         """The sizes, and nothing but defaults otherwise."""
         return ModelConfig(
             dim=size.dim,
@@ -29,10 +30,11 @@ class Ours(Arm):
             num_heads=size.heads,
             segment=size.segment,
             compression_rate=size.rate,
-            **self.settings(size),
+            **cls.settings(size),
         )
 
-    def settings(self, size: Size) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, size: Size) -> dict[str, Any]:
         """What one arm of ours has otherwise than another."""
         return {"memory": size.memory, "compressed_memory": size.compressed}
 
@@ -70,14 +72,16 @@ class OursAdamW(Ours):
 class OursTransformerXL(Ours):
     """Transformer-XL: as many slots, none compressed; attention costs as much."""
 
-    def settings(self, size: Size) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, size: Size) -> dict[str, Any]:
         return {"memory": size.slots, "compressed_memory": 0}
 
 
 class OursWindow(Ours):
     """A memory of one segment."""
 
-    def settings(self, size: Size) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, size: Size) -> dict[str, Any]:
         return {"memory": size.segment, "compressed_memory": 0}
 
 
@@ -86,7 +90,8 @@ class OursNoMemory(Ours):
 
     carries = False
 
-    def settings(self, size: Size) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, size: Size) -> dict[str, Any]:
         return {"memory": 0, "compressed_memory": 0}
 
 
@@ -100,7 +105,8 @@ class OursMeanPooled(Ours):
     rates = Arm.rates
     optimizer = OptimizerConfig(name="adamw")
 
-    def settings(self, size: Size) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, size: Size) -> dict[str, Any]:
         return super().settings(size) | {
             "compressor": "mean",
             "compression_loss": "none",
