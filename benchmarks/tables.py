@@ -66,9 +66,9 @@ def training(found: dict[str, Any], group: str) -> str:
         if "failed" in m:
             continue
         share = f"{m['matrix_products']:.0%}" if m["matrix_products"] else "–"
-        peak = f"{m['peak_mb'] - m['of_which_imports_mb']:,.0f}"
+        peak = f"{m['peak_mb'] - m['library_mb']:,.0f}"
         rows.append((label(arm, found[group]), *speed(m), share, peak, f"{m['parameters'] / 1e6:.2f} M"))
-    header = ("", "tokens/s", "× ours", "matrix products", "MB beyond imports", "parameters")
+    header = ("", "tokens/s", "× ours", "matrix products", "MB", "parameters")
     return markdown(header, rows) + origin(found[group])
 
 
@@ -121,7 +121,7 @@ def scaling(found: dict[str, Any], group: str) -> str:
     for name, m in found[group]["arms"].items():
         cells = (f"{1000 * m['seconds']:,.0f}", f"{m['ratio']:.2f}", f"{m['flops_ratio']:.2f}")
         rows.append((name, *cells, f"{m['peak_mb']:,.0f}", f"{m['predicted_mb']:,.0f}"))
-    header = ("", "ms/step", "× usual", "× usual by formula", "MB beyond imports", "MB by formula")
+    header = ("", "ms/step", "× usual", "× usual by formula", "MB", "MB by formula")
     return markdown(header, rows) + origin(found[group])
 
 
