@@ -1,0 +1,204 @@
+r"""How well each arm predicts text it has not seen, after equal minutes of training on this machine.
+
+    python benchmarks/quality.py --train pg19/train --valid pg19/validation \
+        --out benchmarks/results/quality.json
+    python benchmarks/quality.py --train book.txt --valid other.txt --size tiny --minutes 0.05 \
+        --sweep-minutes 0.02 --valid-bytes 2000 --arms ours lucidrains             # tries it out
+
+First each arm tries its learning rates (or those of --lr) for --sweep-minutes and keeps the one that does
+best on text of the held-out books behind what counts later. Then it trains with each seed for each of
+--minutes. Scoring takes as long as it takes: it does not count. Every run is a process of its own, and is
+written down when it ends; started again with the same --out, only runs that are missing or failed are made.
+
+The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
+as many tokens a step; warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that
+say otherwise. Held-out books are read side by side, each from its beginning.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import harness
+from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, read_documents
+from compressive_transformer.precision import autocast
+from compressive_transformer.train import OptimizerConfig
+from compressive_transformer.train.optimizer import learning_rate_factor
+from peers import SIZES, Arm, build_arm
+from peers.base import train_step
+
+TRAINING = 0.8
+"""Part of a run's progress bar that is training; the rest is scoring."""
+SWEEP_PART = 4
+"""The sweep is scored on this part of what counts later."""
+
+
+def main() -> None:
+    """Sweeps, trains, prints a table; what is done is written down at once."""
+    made = harness.parser(__doc__)
+    made.add_argument("--train", nargs="+", default=[], help="files or folders of text to learn from")
+    made.add_argument("--valid", nargs="+", default=[], help="files or folders of text to score")
+    made.add_argument("--minutes", type=float, nargs="+", default=[4, 10], help="(default: 4 10)")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(default: 0 1)")
+    made.add_argument("--lr", type=float, nargs="+", help="to try (default: a few for each arm)")
+    made.add_argument("--sweep-minutes", type=float, default=1, help="for each learning rate (default: 1)")
+    made.add_argument("--valid-bytes", type=int, default=262_144, help="of all books (default: 262144)")
+    made.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    a = harness.parse(made, child)
+    if not a.train or not a.valid:
+        made.error("give text to learn from and text to score: --train FOLDER --valid FOLDER")
+    runs = Runs(a)
+    runs.check()
+    for seed in a.seeds:
+        for name in a.arms:
+            rate = runs.best_rate(name)
+            if rate is None:
+                continue
+            for minutes in a.minutes:
+                runs.do(f"{minutes:g} minutes", name, f"seed {seed}", minutes=minutes, lr=rate, seed=seed)
+    show(a, runs)
+
+
+class Runs:
+    """What was found, in memory and on disk, and the way to more of it."""
+
+    def __init__(self, a: Any):
+        self.a = a
+        self.found = harness.load(a.out) if a.out else {}
+
+    def of(self, group: str, name: str) -> dict[str, Any]:
+        """The runs of an arm in a group."""
+        return self.found.get(f"{self.a.size}/{group}", {}).get("arms", {}).get(name, {})
+
+    def do(self, group: str, name: str, key: str, *, part: int = 1, **settings: Any) -> dict[str, Any]:
+        """A run, unless it is there."""
+        done = self.of(group, name)
+        if "bits_per_byte" in done.get(key, {}):
+            return done[key]
+        a, title = self.a, f"{name}: {group}, {key}"
+        task = {"arm": name, "size": a.size, "train": a.train, "valid": a.valid, "precision": a.precision}
+        task |= {"valid_bytes": a.valid_bytes, "part": part} | settings
+        with harness.bar(title, 1.0) as advance:
+            result = harness.measure(task, a.threads, tell=lambda share: advance(at=share))
+        said = f"{result['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in result else result["failed"]
+        harness.console.print(f"{title}: {said}")
+        about = harness.about(a)
+        place = self.found.setdefault(f"{a.size}/{group}", {"about": about, "arms": {}})
+        place["about"]["versions"] |= about["versions"]
+        place["arms"].setdefault(name, {})[key] = result
+        harness.record(a.out, f"{a.size}/{group}", place["about"], place["arms"])
+        return result
+
+    def check(self) -> None:
+        """Refuses to add to what was made otherwise."""
+        for group, place in self.found.items():
+            made = place["about"]["settings"]
+            for name in ("threads", "precision", "valid_bytes", "sweep_minutes"):
+                if group.startswith(f"{self.a.size}/") and made[name] != getattr(self.a, name):
+                    flag = "--" + name.replace("_", "-")
+                    raise SystemExit(
+                        f"{self.a.out} was made with {flag} {made[name]}: use that, or another --out"
+                    )
+
+    def best_rate(self, name: str) -> float | None:
+        """The learning rate that does best in the sweep; None if all fail."""
+        rates = self.a.lr or list(build_arm(name, SIZES["tiny"]).rates)
+        if len(rates) == 1:
+            return rates[0]
+        settings: dict[str, Any] = {"minutes": self.a.sweep_minutes, "seed": self.a.seeds[0]}
+        runs = {
+            rate: self.do("sweep", name, f"lr {rate:g}", part=SWEEP_PART, lr=rate, **settings)
+            for rate in rates
+        }
+        scores = {rate: run["bits_per_byte"] for rate, run in runs.items() if "bits_per_byte" in run}
+        return min(scores, key=lambda rate: scores[rate]) if scores else None
+
+
+def child(task: dict[str, Any]) -> dict[str, Any]:
+    """Trains one arm, and scores it."""
+    arm = build_arm(task["arm"], SIZES[task["size"]])
+    corpus = Corpus.from_documents(read_documents(task["train"]), ByteTokenizer())
+    lanes = Lanes(corpus, num_lanes=arm.lanes, length=arm.length, seed=task["seed"])
+    steps, seconds = train(arm, lanes, 60 * task["minutes"], task["lr"], task["precision"])
+    books = held_out(task["valid"], task["valid_bytes"], task["part"])
+    count, read = books[:, 1:].numel(), 0
+
+    def progress(tokens: int) -> None:
+        nonlocal read
+        read += tokens
+        harness.say(TRAINING + (1 - TRAINING) * read / count)
+
+    with autocast("cpu", task["precision"]):
+        nats, half = arm.score(books, progress), torch.is_autocast_enabled("cpu")
+    if not math.isfinite(nats):
+        raise SystemExit("what it predicts is no number")
+    return {
+        "bits_per_byte": nats / math.log(2) / count,
+        "bytes": count,
+        "lr": task["lr"],
+        "steps": steps,
+        "tokens": steps * arm.lanes * arm.length,
+        "seconds": seconds,
+        "parameters": arm.parameters,
+        "precision": "bfloat16" if half else "float32",
+        "text": {"bytes": int(corpus.num_bytes.sum()), "fingerprint": corpus.fingerprint},
+    }
+
+
+def train(arm: Arm, lanes: Lanes, budget: float, rate: float, precision: Any) -> tuple[int, float]:
+    """Steps and seconds of training until the budget of seconds is spent."""
+    learner, schedule, steps = arm.learner(rate), OptimizerConfig(), 0
+    begun = time.perf_counter()
+    while (spent := time.perf_counter() - begun) < budget:
+        factor = learning_rate_factor(spent / budget, steps, schedule)
+        loss = train_step(arm, learner, next(lanes), factor=factor, precision=autocast("cpu", precision))
+        if not math.isfinite(float(loss)):
+            raise SystemExit(f"the loss is no number at step {steps + 1}")
+        steps += 1
+        if steps % 10 == 0:
+            harness.say(TRAINING * min(spent / budget, 1.0))
+    return steps, spent
+
+
+def held_out(paths: list[str], num_bytes: int, part: int) -> Tensor:
+    """int64 [books, 1 + n]: the document token and the first n bytes of each book.
+
+    If ``part`` is not 1, so small a part of the bytes that follow these.
+    """
+    books = [document.data for document in read_documents(paths)]
+    each = num_bytes // len(books)
+    start, size = (0, each) if part == 1 else (each, max(each // part, 1))
+    if short := [book for book in books if len(book) < start + size]:
+        raise SystemExit(
+            f"{len(short)} held-out texts are shorter than {start + size} bytes; use less of each"
+        )
+    rows = [np.frombuffer(book[start : start + size], dtype=np.uint8) for book in books]
+    tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
+    boundary = torch.full((len(books), 1), ByteTokenizer().document_token)
+    return torch.cat([boundary, tokens], dim=1)
+
+
+def show(a: Any, runs: Runs) -> None:
+    """Prints means over seeds."""
+    rows = []
+    for name in a.arms:
+        cells = []
+        for minutes in a.minutes:
+            done = [run for run in runs.of(f"{minutes:g} minutes", name).values() if "bits_per_byte" in run]
+            bits = [run["bits_per_byte"] for run in done]
+            cells += [f"{mean(bits):.3f} of {len(bits)}" if bits else "–"]
+            cells += [f"{mean(run['steps'] for run in done):,.0f}" if done else "–"]
+        rows.append((name, *cells))
+    header = [cell for minutes in a.minutes for cell in (f"bits a byte, {minutes:g} min", "steps")]
+    harness.show(f"quality, {a.size}", ("arm", *header), rows)
+
+
+if __name__ == "__main__":
+    main()

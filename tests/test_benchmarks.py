@@ -1,0 +1,89 @@
+"""The benchmarks beside other libraries, without the other libraries."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import quality
+import tables
+from compressive_transformer.data import ByteTokenizer
+from compressive_transformer.evaluate import evaluate
+from peers import ARMS, IMPORTS, SIZES, build_arm, present
+from peers.base import Batch, train_step
+from peers.ours import Ours
+from tiny import corpus_of
+
+SIZE = SIZES["tiny"]
+OWN = [name for name in ARMS if name not in IMPORTS]
+
+
+def test_documents_have_the_tables_of_what_is_recorded():
+    for document in tables.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, f"{document.name}: run python benchmarks/tables.py --write"
+        assert set(tables.MARK.findall(text))
+
+
+def test_tables_tell_what_was_measured(tmp_path: Path):
+    versions = {"torch": "2.13.0", "compressive-transformer-pytorch": "0.4.0"}
+    about = {"machine": "a machine", "date": "2026-11-22", "command": "python x.py", "versions": versions}
+    run = {"bits_per_byte": 2.25, "steps": 100, "lr": 0.001}
+    arms = {"ours": {"seed 0": run, "seed 1": run | {"bits_per_byte": 2.75}}, "lucidrains": {"seed 0": run}}
+    found = {
+        "standard/4 minutes": {"about": about, "arms": arms},
+        "standard/sweep": {},
+        "large/4 minutes": {},
+    }
+    (tmp_path / "quality.json").write_text(json.dumps(found))
+    text = tables.filled("<!-- benchmark quality standard -->\nold\n<!-- end -->\n", tmp_path)
+    assert "| **this library** | 2.500 (2.250–2.750) | 100 | 0.001 |" in text
+    assert "| compressive-transformer-pytorch 0.4.0 | 2.250 (2.250–2.250) | 100 | 0.001 |" in text
+    assert "old" not in text
+    assert tables.filled(text, tmp_path) == text
+    assert tables.NOTHING in tables.filled(text, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_arms_learn_and_generate(name: str):
+    torch.manual_seed(0)
+    arm = build_arm(name, SIZE)
+    tokens = torch.randint(256, (arm.lanes, arm.length + 1))
+    learner = arm.learner(arm.rates[-1])
+    losses = [float(train_step(arm, learner, Batch(tokens[:, :-1], tokens[:, 1:], None))) for _ in range(12)]
+    assert losses[-1] < 0.97 * losses[0]
+    arm.generate(tokens[:2], 3)
+
+
+def test_score_is_that_of_evaluate(tmp_path: Path):
+    books = [bytes(range(65, 65 + 50)), bytes(range(66, 66 + 50))]
+    for i, book in enumerate(books):
+        (tmp_path / f"{i}.txt").write_bytes(book)
+    torch.manual_seed(0)
+    arm = Ours(SIZE)
+    nats = arm.score(quality.held_out([str(tmp_path)], 100, part=1))
+    expected = evaluate(arm.language_model, corpus_of(*books), precision="float32").total
+    assert expected.num_tokens == 100
+    assert math.isclose(nats, expected.nats, rel_tol=1e-5)
+    arm.cached = False
+    assert math.isclose(arm.score(quality.held_out([str(tmp_path)], 100, part=1)), nats, rel_tol=1e-5)
+
+
+def test_sweep_scores_other_bytes(tmp_path: Path):
+    text = np.arange(100) % 90 + 32
+    (tmp_path / "a.txt").write_bytes(bytes(text.tolist()))
+    test, sweep = (quality.held_out([str(tmp_path)], 80, part=part) for part in (1, 4))
+    assert test[0, 0] == sweep[0, 0] == ByteTokenizer().document_token
+    np.testing.assert_array_equal(test[0, 1:], text[:80])
+    np.testing.assert_array_equal(sweep[0, 1:], text[80:])
+
+
+def test_missing_library_is_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setitem(IMPORTS, "lucidrains", "a_module_that_nobody_has")
+    assert present(["ours", "lucidrains"]) == ["ours"]
+    told = capsys.readouterr().out
+    assert "lucidrains" in told
+    assert "environment.txt" in told
