@@ -56,8 +56,8 @@ def test_compiled_training_is_training(
     for name, x in a.model.state_dict().items():
         torch.testing.assert_close(b.model.state_dict()[name], x, rtol=1e-8, atol=1e-9, msg=name)
     for x, y in zip(a.memory.layers, b.memory.layers, strict=True):
-        for p, q in zip(x, y, strict=True):
-            assert p is q is None or torch.allclose(p, q, rtol=1e-8, atol=1e-9)
+        for p, q in zip(x[:4], y[:4], strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("rate", [4, 3])

@@ -264,7 +264,7 @@ def test_a_stopped_run_of_two_processes_is_resumed_exactly(run: Path, book: Path
     else:  # as a scheduler may do
         os.kill(worker_of(process.pid, rank=1), signal.SIGTERM)
     _, errors = result(process)
-    assert "and saved; go on with: compressive train --resume" in errors
+    assert "go on with: torchrun --nproc-per-node 2 -m compressive_transformer train --resume" in errors
     assert 4 <= Store(again).steps()[0] < 24
     code, errors = result(start("train", f"--resume={again}"))
     assert code == 2

@@ -29,9 +29,9 @@ from compressive_transformer.precision import autocast
 from compressive_transformer.storage import read_header
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
 from compressive_transformer.train.loop import LOG_EVERY
-from compressive_transformer.train.optimizer import local
 from compressive_transformer.train.parallel import World, parallelize
 from compressive_transformer.train.scaling import Scaling, scaling
+from compressive_transformer.train.sharded import local
 from compressive_transformer.train.state import tensors_of
 from test_parallel import DATA, in_processes
 from tiny import corpus_of, tiny_config

@@ -14,6 +14,7 @@ from compressive_transformer import LanguageModel, ModelConfig, UsageError
 from compressive_transformer.data import Lanes
 from compressive_transformer.losses import next_token_loss
 from compressive_transformer.train import OptimizerConfig, Progress, TrainConfig, Trainer, loop
+from compressive_transformer.train.muon import Muon, orthogonalised
 from compressive_transformer.train.optimizer import Optimizer, learning_rate_factor
 from tiny import SENTENCE, corpus_of, tiny_config
 
@@ -83,7 +84,7 @@ def test_every_parameter_has_one_optimiser(settings: dict[str, Any], name: Any):
 def test_muon_has_the_matrices_of_the_layers():
     model = new_model(**EVERYTHING, num_layers=1)
     muon = Optimizer(model, OptimizerConfig()).parts[1]
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     assert names_in(model, muon.param_groups[0]["params"]) == [
         "core.layers.0.attention.key.weight",
         "core.layers.0.attention.output.weight",
@@ -94,6 +95,32 @@ def test_muon_has_the_matrices_of_the_layers():
         "core.layers.0.feed_forward.down.weight",
         "core.layers.0.feed_forward.up.weight",
     ]
+
+
+@pytest.mark.parametrize("shapes", [[(8, 8), (8, 8), (24, 8), (8, 24), (24, 8)], [(5, 3)]], ids=str)
+def test_muon_is_that_of_torch(shapes: list[tuple[int, int]]):
+    """Up to what bfloat16 makes of the last bit: a change has singular values of about the learning rate."""
+    random = torch.Generator().manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    theirs = copy.deepcopy(ours)
+    a, b = Muon(ours, lr=0.1), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0)
+    before = copy.deepcopy(ours)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=random)
+            q.grad = p.grad.clone()
+        a.step()
+        b.step()
+    for p, q, start in zip(ours, theirs, before, strict=True):
+        apart, moved = (p - q).detach().norm(), (q - start).detach().norm()
+        assert float(apart) < 0.02 * float(moved)
+
+
+def test_orthogonalised_matrices_are_nearly_so():
+    x = orthogonalised(torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0))).float()
+    assert x.shape == (3, 40, 16)
+    for values in torch.linalg.svdvals(x):
+        assert 0.5 < float(values.min()) < float(values.max()) < 1.5
 
 
 def test_the_objectives_are_apart():

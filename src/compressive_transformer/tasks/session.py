@@ -19,9 +19,9 @@ from compressive_transformer.train import Progress, Trainer
 from compressive_transformer.train.config import SaveConfig
 from compressive_transformer.train.faults import DataLost, Diverged
 from compressive_transformer.train.log import Display, Metrics
-from compressive_transformer.train.optimizer import local
 from compressive_transformer.train.parallel import World, whole_weights
 from compressive_transformer.train.saver import Saver
+from compressive_transformer.train.sharded import local
 from compressive_transformer.train.state import facts_of, tensors_of
 
 

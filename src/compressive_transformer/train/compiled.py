@@ -6,11 +6,11 @@ import functools
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.nn.layer import CompressiveLayer
 from compressive_transformer.train.config import TrainConfig
 
 PAYS_AFTER = 8.0
@@ -33,7 +33,7 @@ def is_compiled(config: TrainConfig, device: torch.device) -> bool:
     )
 
 
-def compile_layers(layers: list[CompressiveLayer]) -> None:
+def compile_layers(layers: list[Any]) -> None:
     """From now on the layers train compiled. Reading without gradients, in many shapes, stays as it was."""
     for layer in layers:
         eager = layer.forward

@@ -23,9 +23,10 @@ from compressive_transformer.precision import autocast
 from compressive_transformer.train.compiled import is_compiled
 from compressive_transformer.train.config import TrainConfig
 from compressive_transformer.train.faults import DataLost, Diverged, Signals, Spikes
-from compressive_transformer.train.optimizer import Optimizer, is_sharded, learning_rate_factor
+from compressive_transformer.train.optimizer import Optimizer, learning_rate_factor
 from compressive_transformer.train.parallel import World, gradients_stay, parallelize
 from compressive_transformer.train.progress import Progress, Sums, memory_norms
+from compressive_transformer.train.sharded import is_sharded
 
 LOG_EVERY = 10
 """Steps between records of the loss."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.train.config import OptimizerConfig
+from compressive_transformer.train.muon import Muon
+from compressive_transformer.train.sharded import whole
 
 
 class Optimizer:
@@ -33,8 +34,7 @@ class Optimizer:
             torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
         ]
         if matrices:
-            muon = ShardedMuon if is_sharded(matrices[0]) else torch.optim.Muon
-            self.parts.append(muon(matrices, lr=config.muon_lr, weight_decay=0.0))
+            self.parts.append(Muon(matrices, lr=config.muon_lr))
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self.factor = 1.0
@@ -83,47 +83,6 @@ class Optimizer:
         self.step()
         self.clear()
         return self.state()
-
-
-class ShardedMuon(torch.optim.Muon):
-    """Muon whose matrices are sharded: the momentum too, and each update is gathered to be orthogonalised.
-
-    Left to itself, DTensor would gather between the fifteen products of the iteration, and round otherwise.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Updates one matrix after the other, so that no more than one is whole at a time."""
-        from torch.distributed.tensor import DTensor, Replicate
-
-        for group in self.param_groups:
-            plain = {k: v for k, v in group.items() if k != "params"} | {"momentum": 0.0, "nesterov": False}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])
-                change = nn.Parameter(torch.zeros(p.shape, dtype=p.dtype, device=p.device))
-                change.grad = whole(update)
-                torch.optim.Muon([change], **plain).step()
-                shared = DTensor.from_local(change.detach(), p.device_mesh, [Replicate()])
-                p.add_(shared.redistribute(placements=p.placements))
-
-
-def is_sharded(x: Tensor) -> bool:
-    """Whether it is a DTensor, whose module takes long to import where nothing is sharded."""
-    return hasattr(x, "full_tensor")
-
-
-def whole(x: Tensor) -> Tensor:
-    """A tensor, gathered if it is sharded; then all processes must call this."""
-    return cast("Any", x).full_tensor() if is_sharded(x) else x
-
-
-def local(x: Tensor) -> Tensor:
-    """The part of a tensor that this process holds."""
-    return cast("Any", x).to_local() if is_sharded(x) else x
 
 
 def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -26,7 +26,7 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import Device, pick_device
 from compressive_transformer.train.compiled import compile_layers
-from compressive_transformer.train.optimizer import is_sharded, whole
+from compressive_transformer.train.sharded import is_sharded, whole
 
 Strategy = Literal["ddp", "fsdp"]
 PATIENCE = timedelta(hours=6)

@@ -21,6 +21,7 @@ from torch import nn
 from compressive_transformer.errors import UsageError
 from compressive_transformer.formulas import costs
 from compressive_transformer.model import LanguageModel, ModelConfig
+from compressive_transformer.train import muon
 from compressive_transformer.train.config import TrainConfig
 from compressive_transformer.train.loop import LOG_EVERY
 from compressive_transformer.train.optimizer import layer_matrices, split_objectives
@@ -31,8 +32,6 @@ FLOAT, HALF, LONG, DOUBLE = 4, 2, 8, 8
 LAYERS_IN_FLIGHT = 5
 """Whole layers that FSDP2 holds at the worst moment of the backward pass: weights of this layer and of the
 next, the message they came in, gradients, the message they leave in."""
-ORTHOGONALISATION_STEPS = 5
-"""Newton-Schulz iterations of torch.optim.Muon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +288,7 @@ def _cast_weights(model: LanguageModel) -> int:
 def _orthogonalisation(shape: torch.Size) -> int:
     """Flops of X <- a X + (b A + c A A) X with A = X X^T, over the shorter side."""
     a, b = sorted(shape)
-    return ORTHOGONALISATION_STEPS * (2 * 2 * a * a * b + 2 * a**3)
+    return muon.STEPS * (2 * 2 * a * a * b + 2 * a**3)
 
 
 class _Layer(NamedTuple):

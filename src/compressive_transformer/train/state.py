@@ -23,7 +23,7 @@ from compressive_transformer.memory import Memory
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import parse_json
 from compressive_transformer.train.faults import Spikes
-from compressive_transformer.train.optimizer import local
+from compressive_transformer.train.sharded import local
 
 if TYPE_CHECKING:
     from compressive_transformer.train.loop import Trainer
