@@ -41,21 +41,7 @@ def main() -> None:
         run_long(a)
     else:
         a.tokens = a.tokens or 256
-        run_all(a)
-
-
-def run_all(a: Any) -> None:
-    """Every arm, at every number of rows."""
-    about = {"size": a.size, "tokens": a.tokens}
-    tasks = {
-        (name, rows): about | {"arm": name, "rows": rows} for name, rows in itertools.product(a.arms, a.rows)
-    }
-    found = harness.in_rounds("generation", tasks, a.rounds, a.threads)
-    for rows in a.rows:
-        arms = {name: harness.speeds(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
-        harness.record(a.out, f"{a.size}/{rows} rows", harness.about(a), arms)
-        table = [(name, *harness.speed_cells(m)) for name, m in arms.items()]
-        harness.show(f"generation, {a.size}, {rows} rows", ("arm", "tokens/s", "× ours"), table)
+        harness.by_rows("generation", a, {"size": a.size, "tokens": a.tokens})
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A benchmark's child is the same script, started with ``--task`` and a JSON objec
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -232,3 +233,16 @@ def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> No
     for row in rows:
         table.add_row(*map(str, row))
     Console().print(table)
+
+
+def by_rows(name: str, a: Any, task: dict[str, Any]) -> None:
+    """Measures, shows and records every arm at every number of rows."""
+    tasks = {
+        (arm, rows): task | {"arm": arm, "rows": rows} for arm, rows in itertools.product(a.arms, a.rows)
+    }
+    found = in_rounds(name, tasks, a.rounds, a.threads)
+    for rows in a.rows:
+        arms = {arm: speeds(found[arm, rows], found.get(("ours", rows), [])) for arm in a.arms}
+        record(a.out, f"{a.size}/{rows} rows", about(a), arms)
+        table = [(arm, *speed_cells(m)) for arm, m in arms.items()]
+        show(f"{name}, {a.size}, {rows} rows", ("arm", "tokens/s", "× ours"), table)

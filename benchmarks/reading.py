@@ -10,7 +10,6 @@ read as their library does. Each in a process of its own, in rounds.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,7 @@ def main() -> None:
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="side by side (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
     a = harness.parse(made, child)
-    about = {"size": a.size, "tokens": a.tokens, "text": str(a.text or "")}
-    tasks = {
-        (name, rows): about | {"arm": name, "rows": rows} for name, rows in itertools.product(a.arms, a.rows)
-    }
-    found = harness.in_rounds("reading", tasks, a.rounds, a.threads)
-    for rows in a.rows:
-        arms = {name: harness.speeds(found[name, rows], found.get(("ours", rows), [])) for name in a.arms}
-        harness.record(a.out, f"{a.size}/{rows} rows", harness.about(a), arms)
-        table = [(name, *harness.speed_cells(m)) for name, m in arms.items()]
-        harness.show(f"reading, {a.size}, {rows} rows", ("arm", "tokens/s", "× ours"), table)
+    harness.by_rows("reading", a, {"size": a.size, "tokens": a.tokens, "text": str(a.text or "")})
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:

@@ -376,8 +376,10 @@ def test_a_split_loses_nothing(
 
 
 def test_whole_documents_where_they_fit():
+    def sizes(*parts: Corpus) -> list[list[int]]:
+        return [np.diff(part.starts).tolist() for part in parts]
+
     corpus = corpus_of([b"a" * 80, b"b" * 11, b"c" * 9])
-    sizes = lambda *parts: [np.diff(part.starts).tolist() for part in parts]  # noqa: E731
     assert sizes(*split(corpus, fraction=0.09)) == [[80, 11], [9]]
     assert sizes(*split(corpus, fraction=0.10)) == [[80], [11, 9]]
     assert sizes(*split(corpus, fraction=0.25)) == [[75], [5, 11, 9]]

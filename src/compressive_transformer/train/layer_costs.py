@@ -1,0 +1,110 @@
+"""What one layer keeps for the gradient and computes, for one segment of one lane, from the settings alone.
+
+Shape legend: D model width, N segment, S all slots, R rows that leave, n slots that they become, H heads,
+T queries of the auxiliary loss, F position features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from compressive_transformer.model import ModelConfig
+from compressive_transformer.train.config import TrainConfig
+
+
+class LayerCosts(NamedTuple):
+    """What one layer keeps and computes for one segment of one lane; masks in bytes, the rest in numbers."""
+
+    exact: int
+    """Numbers kept in float32 whatever the precision."""
+    other: int
+    masks: int
+    fixed: int
+    """Numbers kept once for all lanes."""
+    flops: int
+    """Of the forward pass; twice as many backward."""
+    auxiliary_flops: int
+    """Of compression and its loss, forward and backward, which go different ways."""
+    again: int
+    """Flops of computing the layer again."""
+
+
+def in_bfloat16(config: TrainConfig) -> bool:
+    """Whether it is planned in bfloat16: ``auto`` is, as on a GPU."""
+    return config.precision != "float32"
+
+
+def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
+    """Those of one layer of the stack."""
+    c = config.model
+    (M, C), N, D, H = c.layer_sizes()[index], c.segment, c.dim, c.num_heads
+    S, F, hidden = C + M + N, c.position_features or D, c.mlp_dim or 4 * D
+    half = in_bfloat16(config)
+    tables = 2 if C and c.positions == "separate" else 1
+    # Both norms' inputs with their mean and deviation.
+    exact = 2 * N * D + 4 * N
+    # Inputs of the projections: x, what keys are made of; values; attended; feed-forward in, hidden twice.
+    other = D * (N + S + S + N + N) + 2 * N * hidden
+    # Rotated queries, their start and the weights that turn them (copied for each lane); long keys; weights.
+    other += tables * (N * D + D * F + N * (D + H * F)) + S * (D + H * F) + H * N * S
+    # CUDA's autocast computes softmax in float32 and keeps that beside the bfloat16; CPU's does not.
+    exact += H * N * S if half else 0
+    other += S * D if half else 0  # cast once for the keys and once for the values
+    flops = 2 * D * D * (2 * N + 2 * S) + 4 * N * D * hidden
+    flops += 2 * N * (tables * D * F + S * (D + H * F) + S * D)
+    compressed = _compression(c, M, N, H) if C else _Compression(0, 0, 0, 0, 0)
+    weights = 2 * D * D if C and _learns_by(c) == "attention" and half else 0
+    return LayerCosts(
+        exact + compressed.exact,
+        other + compressed.other,
+        masks=C + M + N + compressed.masks,
+        fixed=tables * N * F + weights,
+        flops=flops,
+        auxiliary_flops=compressed.flops,
+        # What recomputing needs last is the input of the feed-forward's second map, so that is not applied.
+        again=flops + compressed.again - 2 * N * D * hidden,
+    )
+
+
+class _Compression(NamedTuple):
+    """The part of ``LayerCosts`` that the compressor and its loss add."""
+
+    exact: int
+    other: int
+    masks: int
+    flops: int
+    again: int
+    """Flops of the forward pass."""
+
+
+def _compression(c: ModelConfig, recent: int, N: int, H: int) -> _Compression:
+    """For a rate that divides the segment; otherwise rows leave in groups, as many in the mean."""
+    D, R = c.dim, N
+    n = R // c.compression_rate
+    if c.compressor not in ("conv", "dilated"):
+        return _Compression(0, 0, 0, 0, 0)
+    exact, other, masks = 0, R * D, R
+    flops, again = 2 * 2 * R * D * D, 2 * R * D * D
+    if c.compressor == "dilated":
+        other = 3 * R * D * len(c.dilations)  # the last of these is the convolution's input
+        # The first stage reads constants, and gives gradient to its weights alone.
+        flops += 2 * R * 2 * D * D * (3 * len(c.dilations) - 1) + 2 * R * D * D
+        again += 2 * R * 2 * D * D * len(c.dilations)
+    if _learns_by(c) == "auto-encoding":
+        exact += R * D
+        other += n * D
+        flops += 3 * 2 * R * D * D
+        again += 2 * R * D * D
+    if _learns_by(c) == "attention":
+        T = N - max(R - recent, 0)
+        exact += T * D
+        other += T * D + H * T * n + n * D
+        masks += T
+        # Keys and values of the slots; reading the rows; reading the slots, whose queries are constant.
+        flops += 2 * 2 * 2 * n * D * D + 2 * 2 * T * R * D + (2 + 3) * 2 * T * n * D
+        again += 2 * 2 * n * D * D + 2 * 2 * T * R * D + 2 * 2 * T * n * D
+    return _Compression(exact, other, masks, flops, again)
+
+
+def _learns_by(c: ModelConfig) -> str:
+    return c.compression_loss if c.compressor in ("conv", "dilated") else "none"
