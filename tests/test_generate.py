@@ -10,6 +10,7 @@ from torch import Tensor
 from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.generate import choose, generate
+from compressive_transformer.model import Decoder
 from tiny import BOUNDARY, SHAPES, corpus_of, some_bytes, tiny_model, tokens_of
 
 
@@ -74,23 +75,48 @@ def test_seeds_reproduce():
 
 def test_drawn_text_is_as_likely_as_when_it_was_drawn():
     model, likelihood = tiny_model(dtype=torch.float64), []
-    model.register_forward_hook(lambda _, __, output: likelihood.append(output.logits[0, -1].log_softmax(-1)))
+    model.head.register_forward_hook(lambda _, __, logits: likelihood.append(logits.log_softmax(-1)))
     drawn = made(model, tokens_of(b""), length=50, banned=[BOUNDARY])[0]
+    likelihood = [log.flatten() for log in likelihood]
     nats = -sum(float(log[token]) for log, token in zip(likelihood, drawn, strict=True))
     assert evaluate(model, corpus_of(bytes(drawn.tolist()))).total.nats == pytest.approx(nats, rel=1e-9)
 
 
-def test_the_state_does_not_grow():
-    model, sizes = tiny_model(segment=5, num_layers=1), []
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("read", [0, 3, 8, 29])
+@pytest.mark.parametrize("reset", [False, True], ids=["", "one row reset"])
+def test_decoder_is_the_model(shape: dict[str, Any], read: int, reset: bool):
+    """Logits, memory, and keys and values, at every place of several segments."""
+    model, tokens = tiny_model(dtype=torch.float64, **shape), prompts(2, read + 30)
+    state = model.init_memory(2)
+    with torch.no_grad():
+        if read:
+            state = model(tokens[:, :read], state).memory
+        if reset and not model.config.faithful:
+            state = state.reset([True, False])
+        given = state = model.core.with_cache(state)
+        before = state.detach().tensors()
+        decoder = Decoder(model, state)
+        for token in tokens[:, read:].T:
+            logits, state, *_ = model(token[:, None], state)
+            got = decoder.read(token), decoder.memory.position, decoder.memory.tensors(), decoder.memory.cache
+            expected = logits[:, 0], state.position, state.tensors(), state.cache
+            torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(given.tensors(), before, atol=0, rtol=0)
 
-    def measure(_: Any, arguments: tuple[Any, ...]) -> None:
-        memory = arguments[1]
-        tensors = [x for layer in (*memory.layers, *memory.cache) for x in layer if x is not None]
+
+def test_the_state_does_not_grow(monkeypatch: pytest.MonkeyPatch):
+    model, sizes, read = tiny_model(segment=5, num_layers=1), [], Decoder.read
+
+    def measure(decoder: Decoder, tokens: Tensor) -> Tensor:
+        memory = decoder.memory
+        tensors = [x for layer in (*memory.layers, *(memory.cache or ())) for x in layer if x is not None]
         sizes.append([tuple(x.shape) for x in tensors])
+        return read(decoder, tokens)
 
-    model.register_forward_pre_hook(measure)
+    monkeypatch.setattr(Decoder, "read", measure)
     list(generate(model, prompts(1, 10), length=1001))
-    assert sizes[10] == sizes[1000]
+    assert sizes[10] == sizes[995]
     assert len(set(map(str, sizes))) == 5  # one for each fill of the window
 
 

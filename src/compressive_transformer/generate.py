@@ -5,6 +5,7 @@ Shape legend: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
-from compressive_transformer.model import LanguageModel
+from compressive_transformer.model import Decoder, LanguageModel
 from compressive_transformer.precision import Precision, autocast
 
 PROMPT_PIECE = 4096
@@ -78,23 +79,26 @@ def _generate(
     model, prompt, length, temperature, top_k, top_p, seed, banned, memory, precision
 ) -> Iterator[Tensor]:
     model.eval()
+    if length == 0:
+        return
     device = next(model.parameters()).device
     random = torch.Generator(device).manual_seed(seed)
     state = model.core.with_cache(model.init_memory(prompt.shape[0]) if memory is None else memory)
-    tokens = prompt.to(device)
-    made = 0
-    while length is None or made < length:
-        with autocast(device, precision):
-            *before, last = tokens.split(PROMPT_PIECE, dim=1)
-            for piece in before:
-                state = model(piece, state).memory
-            output = model(last, state)
-        state = output.memory
-        logits_BV = output.logits[:, -1].float()
+    *before, last = prompt.to(device).split(PROMPT_PIECE, dim=1)
+    with autocast(device, precision):
+        for piece in before:
+            state = model(piece, state).memory
+        logits_BTV, state, *_ = model(last, state)
+    decoder, logits_BV = Decoder(model, state), logits_BTV[:, -1]
+    for made in itertools.count(1):
+        logits_BV = logits_BV.float()
         logits_BV[:, list(banned)] = -torch.inf
-        tokens = choose(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, random=random)[:, None]
-        made += 1
-        yield tokens[:, 0]
+        tokens_B = choose(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, random=random)
+        yield tokens_B
+        if made == length:
+            return
+        with autocast(device, precision):
+            logits_BV = decoder.read(tokens_B)
 
 
 def choose(
@@ -108,7 +112,17 @@ def choose(
         return logits_BV.argmax(dim=-1)
     # Less the best, and no temperature that is 0 or infinite in float32: the quotients never become nan.
     scaled = (logits_BV - best) / min(max(temperature, 1e-30), 1e30)
-    probability, token = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    probability = scaled.softmax(dim=-1)
+    if top_k is not None or top_p < 1:
+        probability = _cut(probability, top_k, top_p)
+    # Of exponential clocks that tick at these rates, which is first? torch.multinomial asks the same, slowly.
+    clocks = torch.empty_like(probability).exponential_(generator=random)
+    return (probability / clocks).argmax(dim=-1)
+
+
+def _cut(probability_BV: Tensor, top_k: int | None, top_p: float) -> Tensor:
+    """Probabilities, no more adding up to 1, of which those that top-k and top-p don't keep are 0."""
+    probability, token = probability_BV.sort(dim=-1, descending=True, stable=True)
     if top_k is not None and top_k < probability.shape[-1]:
         probability[:, top_k:] = 0
     if top_p < 1:
@@ -117,5 +131,4 @@ def choose(
         kept = before < top_p * probability.sum(dim=-1, keepdim=True)
         kept[:, 0] = True
         probability = probability.where(kept, 0)
-    drawn = torch.multinomial(probability, 1, generator=random)
-    return token.gather(1, drawn)[:, 0]
+    return torch.zeros_like(probability).scatter(-1, token, probability)

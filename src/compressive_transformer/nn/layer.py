@@ -151,7 +151,7 @@ class CompressiveLayer(nn.Module):
             memory, kept, loss = self._shift(
                 reading, piece.last_document, segments, with_loss=with_loss, with_cache=cache is not None
             )
-        return Step(self._finish(hidden, attended), memory, kept, loss, weights)
+        return Step(self.finish(hidden, attended), memory, kept, loss, weights)
 
     def _shift(
         self, reading: Reading, document_B: Tensor, segments: int, *, with_loss: bool, with_cache: bool
@@ -206,7 +206,8 @@ class CompressiveLayer(nn.Module):
         )
         return shifted, cache, loss
 
-    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The output, when all has been attended to."""
         hidden = hidden + self.dropout(attended)
         if not self.pre_norm:
             hidden = self.attention_norm(hidden)
@@ -218,12 +219,14 @@ class CompressiveLayer(nn.Module):
         """bool [B, T, S]: a query sees the slots of its own document that are not after it."""
         start = sum(memory.sizes[:2]) + fill
         stop = start + piece.length
-        key, query = memory.document[:, None, :stop], piece.document_BT[:, :, None]
-        visible = key == query
-        if not self.mask_empty:
-            visible = visible | (key == EMPTY)
-        place = torch.arange(stop, device=key.device)
+        visible = self.sees(memory.document[:, None, :stop], piece.document_BT[:, :, None])
+        place = torch.arange(stop, device=visible.device)
         return visible & (place <= place[start:, None])
+
+    def sees(self, slot_document: Tensor, document: Tensor) -> Tensor:
+        """bool: whether a query of a document sees a slot before it."""
+        seen = slot_document == document
+        return seen if self.mask_empty else seen | (slot_document == EMPTY)
 
     def _valid(self, document: Tensor) -> Tensor:
         return document != EMPTY if self.mask_empty else torch.ones_like(document, dtype=torch.bool)

@@ -1,0 +1,161 @@
+"""Token after token, as generation reads: the same numbers as the model's, at a fraction of the work.
+
+The model keeps its state in values that nobody changes, and makes new ones for each call. For one token that
+is nearly all the work. A ``Decoder`` has room for a whole segment, writes into it, and hands out a ``Memory``
+only at the segment's end, where the model itself shifts it.
+
+Shape legend: B batch, C compressed slots, M recent slots, N segment, S slots read, D model width, H heads,
+K head width, F position features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from compressive_transformer import ops
+from compressive_transformer.memory import KeysValues, LayerMemory, Memory
+from compressive_transformer.model.language import LanguageModel
+from compressive_transformer.nn.attention import places
+from compressive_transformer.nn.layer import CompressiveLayer
+
+
+class Decoder:
+    """Reads one token of each row at a time, in evaluation mode and without gradients.
+
+    Args:
+        model: its weights must not change while it is read with.
+        memory: where to go on from.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: LanguageModel, memory: Memory):
+        self.model = model
+        self.layers = [_Layer(*both) for both in zip(model.core.layers, memory.layers, strict=True)]
+        self._load(memory)
+
+    @torch.no_grad()
+    def read(self, tokens_B: Tensor) -> Tensor:
+        """Logits [B, V] of what follows these int64 tokens."""
+        if self.fill + 1 == self.start.segment or self.start.layers[0].usage is not None:
+            output = self.model(tokens_B[:, None], self.memory)
+            self._load(output.memory)
+            return output.logits[:, 0]
+        hidden = self.model.embedding(tokens_B)
+        for layer in self.layers:
+            hidden = layer.read(hidden, self.fill)
+        self.fill += 1
+        return self.model.head(self.model.core.final_norm(hidden))
+
+    @property
+    def memory(self) -> Memory:
+        """The state now, with keys and values; the next ``read`` may change it."""
+        layers = tuple(layer.memory() for layer in self.layers)
+        cache = tuple(layer.cache(self.fill) for layer in self.layers)
+        position = self.start.position - self.start.fill + self.fill
+        return self.start._replace(layers=layers, position=position, cache=cache)
+
+    def _load(self, memory: Memory) -> None:
+        self.start = memory if memory.cache else self.model.core.with_cache(memory)
+        self.fill = memory.fill
+        assert self.start.cache is not None
+        for layer, kept, cache in zip(self.layers, self.start.layers, self.start.cache, strict=True):
+            layer.load(kept, cache, memory.document)
+
+
+class _Table(NamedTuple):
+    """Position keys of a run of slots that stand ``step`` apart, for every place that a query may have."""
+
+    keys_HKn: Tensor
+    """By falling distance, from that of the oldest slot to the last query on."""
+    bias_HK: Tensor
+    step: int
+    slots: slice
+    """Of all slots."""
+
+
+class _Layer:
+    """A layer with room for a segment."""
+
+    def __init__(self, layer: CompressiveLayer, memory: LayerMemory):
+        attention = self.attention = layer.attention
+        self.layer, (C, M, self.segment) = layer, memory.sizes
+        self.before = C + M
+        # One product for all three; the biases are not scaled.
+        query = attention.query.weight * attention.head_dim**-0.5
+        self.weight = torch.cat([query, attention.key.weight, attention.value.weight])
+        self.tables = _tables(layer, memory.sizes)
+        self.biases = torch.stack([*(table.bias_HK for table in self.tables), attention.content_bias])
+
+    def load(self, memory: LayerMemory, cache: KeysValues, document_B: Tensor) -> None:
+        """Begins from a state."""
+        self.start, self.row = memory, document_B
+        self.window, self.document = memory.window.clone(), memory.document.clone()
+        filled, slots = cache.keys.shape[2], sum(memory.sizes)
+        self.keys, self.values = (x.new_zeros(*x.shape[:2], slots, x.shape[3]) for x in cache)
+        self.keys[:, :, :filled], self.values[:, :, :filled] = cache
+        unseen = ~self.layer.sees(memory.document[:, None], document_B[:, None, None])
+        unseen[..., filled:] = False  # they will be of the row's document
+        bias = torch.zeros_like(unseen, dtype=self.keys.dtype).masked_fill_(unseen, -torch.inf)
+        self.bias_B1S = bias if unseen.any() else None
+
+    def read(self, hidden_BD: Tensor, fill: int) -> Tensor:
+        """The layer's output [B, D] for one token of each row."""
+        layer, at = self.layer, self.before + fill
+        x_BD = layer.attention_norm(hidden_BD) if layer.pre_norm else hidden_BD
+        self.window[:, fill], self.document[:, at] = x_BD, self.row
+        q, k, v = linear(x_BD, self.weight).unflatten(1, (3, self.attention.num_heads, -1)).unbind(1)
+        self.keys[:, :, at], self.values[:, :, at] = k, v
+        *position, content_BHK = (q[:, None] + self.biases).unbind(1)
+        first = self.segment - 1 - fill
+        logits = []
+        for query_BHK, (keys_HKn, _, step, slots) in zip(position, self.tables, strict=True):
+            count = min(slots.stop, at + 1) - slots.start
+            keys_HKS = keys_HKn[:, :, first : first + step * count : step]
+            logits.append((query_BHK.transpose(0, 1) @ keys_HKS).transpose(0, 1))
+        logits_BHS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        if self.bias_B1S is not None:
+            logits_BHS = logits_BHS + self.bias_B1S[..., : at + 1]
+        attended = scaled_dot_product_attention(
+            content_BHK[:, :, None],
+            self.keys[:, :, : at + 1],
+            self.values[:, :, : at + 1],
+            attn_mask=logits_BHS[:, :, None],
+            scale=1.0,
+        )
+        return layer.finish(hidden_BD, self.attention.output(attended.flatten(1)))
+
+    def memory(self) -> LayerMemory:
+        """The state now."""
+        return self.start._replace(window=self.window, document=self.document)
+
+    def cache(self, fill: int) -> KeysValues:
+        """Keys and values of the filled slots."""
+        return KeysValues(*(x[:, :, : self.before + fill] for x in (self.keys, self.values)))
+
+
+def _tables(layer: CompressiveLayer, sizes: tuple[int, int, int]) -> list[_Table]:
+    """Position keys and biases of each run of slots, oldest first."""
+    attention, (C, _, N) = layer.attention, sizes
+    weights = [cast("nn.Linear", module).weight for module in attention.position_keys]
+    dtype = torch.promote_types(weights[0].dtype, torch.float32)
+    at = places(attention.scheme, sizes, 0, N, layer.rate, weights[0].device, dtype)
+    if attention.scheme == "continued":
+        runs = [(torch.cat([at.compressed_C, at.rest_S]), 1, 0, 0)]
+    else:
+        separate = attention.scheme == "separate"
+        runs = [(at.compressed_C, 1 if separate else layer.rate, 0, int(separate)), (at.rest_S, 1, C, 0)]
+    tables = []
+    for place_S, step, start, which in runs:
+        if not len(place_S):
+            continue
+        farthest = N - 1 - place_S[0]
+        distance_n = farthest - torch.arange(N + (len(place_S) - 1) * step).to(place_S)
+        feature_nF = ops.sinusoid(distance_n, attention.position_features).to(weights[which])
+        weight_HKF = weights[which].view(attention.num_heads, attention.head_dim, -1)
+        slots = slice(start, start + len(place_S))
+        tables.append(_Table(weight_HKF @ feature_nF.T, attention.position_bias[which], step, slots))
+    return tables
