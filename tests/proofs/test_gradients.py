@@ -124,11 +124,11 @@ def test_loss_functions_hold_constant_what_must_not_learn():
 class TestDerivatives:
     """Against finite differences."""
 
-    @pytest.mark.parametrize("attention", [ops.reference, ops.rotated])
+    @pytest.mark.parametrize("attention", [ops.reference, ops.rotated, ops.fused])
     @pytest.mark.parametrize("tables", [1, 2])
     def test_attention(self, attention, tables):
         case = Attention(tables)
-        assert gradcheck(lambda *inputs: case(attention, *inputs), case.inputs)
+        assert gradcheck(lambda *inputs: case(attention, *inputs)[0], case.inputs)
 
     @pytest.mark.parametrize("positions", ["continued", "separate"])
     def test_model_by_inputs_of_a_segment(self, positions):
@@ -218,6 +218,32 @@ def test_rotated_attention_is_the_reference(tables, dropout):
         results.append([*outputs, *torch.autograd.grad(total, case.inputs)])
     for expected, got in zip(*results, strict=True):
         assert_same(got, expected, 1e-12)
+
+
+@pytest.mark.parametrize("tables", [1, 2])
+def test_fused_attention_is_the_reference(tables):
+    case, results = Attention(tables), []
+    for attention in (ops.reference, ops.fused):
+        attended, _ = case(attention, *case.inputs)
+        total = (attended * stream(*attended.shape, seed=9)).sum()
+        results.append([attended, *torch.autograd.grad(total, case.inputs)])
+    for expected, got in zip(*results, strict=True):
+        assert_same(got, expected, 1e-12)
+
+
+@pytest.mark.parametrize("positions", ["continued", "time", "separate"])
+def test_model_with_fused_attention_is_the_model(positions, monkeypatch):
+    """As on a GPU: outputs, memory and what is learnt."""
+    results = []
+    for attention in (ops.rotated, ops.fused):
+        monkeypatch.setattr(ops, "rotated", attention)
+        model = small(positions=positions)
+        output = model(stream(2, 5 * N, 4))
+        (output.features.square().sum() + output.compression_loss).backward()
+        gradients = [p.grad for p in model.parameters()]
+        results.append([output.features, *output.memory.tensors().values(), *gradients])
+    for expected, got in zip(*results, strict=True):
+        assert_same(got, expected, 1e-10)
 
 
 def test_rotated_attention_far_away():

@@ -169,7 +169,7 @@ class CompressiveTransformer(nn.Module):
         outputs, losses, attention = [], [], _AttentionMeter(memory) if with_attention else None
         for start, stop in _pieces(memory.position, inputs.shape[1], memory.segment):
             phase = memory.position % self._period
-            piece = Piece(document_BT[:, start:stop], phase, resets is not None)
+            piece = Piece(document_BT[:, start:stop], phase, resets is not None, with_attention)
             hidden, memory, loss = self._read_piece(inputs[:, start:stop], memory, piece, attention)
             outputs.append(hidden)
             losses += loss
@@ -187,7 +187,7 @@ class CompressiveTransformer(nn.Module):
             hidden, layer_memory, cache, loss, weights = layer(
                 hidden, memory.layers[i], cache, piece, self.training
             )
-            if attention is not None:
+            if attention is not None and weights is not None:
                 attention.add(i, weights)
             layers.append(layer_memory)
             caches.append(cache)

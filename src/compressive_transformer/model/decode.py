@@ -40,7 +40,7 @@ class Decoder:
     @torch.no_grad()
     def read(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] of what follows these int64 tokens."""
-        if self.fill + 1 == self.start.segment or self.start.layers[0].usage is not None:
+        if self.fill + 1 == self.start.segment or any(m.usage is not None for m in self.start.layers):
             output = self.model(tokens_B[:, None], self.memory)
             self._load(output.memory)
             return output.logits[:, 0]

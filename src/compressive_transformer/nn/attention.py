@@ -136,11 +136,20 @@ class RelativeAttention(nn.Module):
         key, value = (nn.functional.linear(x_BSD, p.weight.detach()) for p in (self.key, self.value))
         return self._heads(key), self._heads(value)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, visible_BTS: Tensor):
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        at: Places,
+        visible_BTS: Tensor,
+        with_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Attends from T queries to S keys, their own the last T.
 
         Returns:
-            The output [B, T, D] and the attention weights [B, H, T, S].
+            The output [B, T, D], and the attention weights [B, H, T, S] if they are asked for. Without, a GPU
+            uses fused kernels; a CPU is faster in plain products (``docs/performance.md``).
         """
         per_head = (self.num_heads, self.head_dim, self.position_features)
         weight = [cast("nn.Linear", linear).weight.view(per_head) for linear in self.position_keys]
@@ -152,7 +161,8 @@ class RelativeAttention(nn.Module):
         else:
             place = torch.cat([at.compressed_C, at.rest_S])
             tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
-        attended, weights = ops.rotated(
+        attend = ops.fused if queries.is_cuda and not with_weights else ops.rotated
+        attended, weights = attend(
             queries,
             keys,
             values,

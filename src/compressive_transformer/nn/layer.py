@@ -38,6 +38,8 @@ class Piece(NamedTuple):
     each phase that comes, it needs to be compiled once where the rate divides the segment."""
     resets: bool
     """Whether a document may begin among these."""
+    with_weights: bool = False
+    """Whether to give attention weights."""
 
     @property
     def last_document(self) -> Tensor:
@@ -61,8 +63,8 @@ class Step(NamedTuple):
     """Keys and values of the filled slots of that memory, if they are kept."""
     loss: Tensor | None
     """Scalar auxiliary loss, if the piece filled the window."""
-    weights: Tensor
-    """[B, H, T, S] attention weights."""
+    weights: Tensor | None
+    """[B, H, T, S] attention weights, if they were asked for."""
 
 
 class Reading(NamedTuple):
@@ -140,7 +142,8 @@ class CompressiveLayer(nn.Module):
         keys, values = self._keys_values(x_BTD, memory, cache, fill)
         queries = self.attention.queries(x_BTD)
         at = self._places(memory, fill, x_BTD)
-        attended, weights = self.attention(queries, keys, values, at, visible_BTS)
+        with_weights = piece.with_weights or memory.usage is not None
+        attended, weights = self.attention(queries, keys, values, at, visible_BTS, with_weights)
         if memory.usage is not None:
             memory = memory._replace(usage=self._count_usage(memory, weights, visible_BTS))
         if piece.resets:
@@ -151,7 +154,9 @@ class CompressiveLayer(nn.Module):
             memory, kept, loss = self._shift(
                 reading, piece.last_document, segments, with_loss=with_loss, with_cache=cache is not None
             )
-        return Step(self.finish(hidden, attended), memory, kept, loss, weights)
+        return Step(
+            self.finish(hidden, attended), memory, kept, loss, weights if piece.with_weights else None
+        )
 
     def _shift(
         self, reading: Reading, document_B: Tensor, segments: int, *, with_loss: bool, with_cache: bool

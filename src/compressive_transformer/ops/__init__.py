@@ -1,5 +1,5 @@
-"""Relative attention as pure functions: ``reference`` is the truth, ``rotated`` the fast path equal to it."""
+"""Relative attention as pure functions: ``reference`` is the truth, the others fast paths equal to it."""
 
-from compressive_transformer.ops.attention import PositionTable, reference, rotated, sinusoid
+from compressive_transformer.ops.attention import PositionTable, fused, reference, rotated, sinusoid
 
-__all__ = ["PositionTable", "reference", "rotated", "sinusoid"]
+__all__ = ["PositionTable", "fused", "reference", "rotated", "sinusoid"]

@@ -4,7 +4,8 @@ The logit of query i for key j is (Transformer-XL, Dai et al. 2019, eq. 3.3; u a
 
     (q_i + u) . k_j  +  (q_i + v) . W sinusoid(p_i - p_j)
 
-``reference`` computes just that, slowly. ``rotated`` computes the same as a plain dot product, see there.
+``reference`` computes just that, slowly. ``rotated`` computes the same as a plain dot product, see there, and
+``fused`` gives that to the attention kernels of torch.
 
 Shape legend: B batch, T queries, S keys, H heads, K head width, F position features.
 """
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class PositionTable(NamedTuple):
@@ -94,21 +96,55 @@ def rotated(
     that knows p_i only and fixed features of p_j. So position keys are never made for pairs, and never
     shifted: ``[q + u ; rotate(a, p_i)] . [k ; cos p_j ; sin p_j]`` is the whole logit.
     """
-    dtype = q_BHTK.dtype  # under autocast the parameters are float32, the queries are not
-    query_content = q_BHTK + content_bias_HK[:, None].to(dtype)
+    query_content = q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)
     logits, start = [], 0
-    for weight_HKF, bias_HK, key_place_S in tables:
-        stop = start + key_place_S.shape[0]
-        a_BHTF = (q_BHTK + bias_HK[:, None].to(dtype)) @ weight_HKF
-        feature_SF = _key_features(key_place_S, weight_HKF.shape[-1]).to(dtype)
-        query = torch.cat([query_content, _rotate(a_BHTF, query_place_T)], dim=-1)
-        key = torch.cat([k_BHSK[:, :, start:stop], feature_SF.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
+    for table in tables:
+        stop = start + table.key_place_S.shape[0]
+        position_query, position_key = _halves(q_BHTK, table, query_place_T)
+        query = torch.cat([query_content, position_query], dim=-1)
+        key = torch.cat([k_BHSK[:, :, start:stop], position_key.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
         logits.append(query @ key.transpose(-1, -2))
         start = stop
     bias_BTS = torch.zeros_like(visible_BTS, dtype=logits[0].dtype).masked_fill_(~visible_BTS, -torch.inf)
     logits_BHTS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
     weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)  # in place: nobody needs the logits again
     return drop(weights, dropout) @ v_BHSK, weights
+
+
+def fused(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    content_bias_HK: Tensor,
+    tables: Sequence[PositionTable],
+    query_place_T: Tensor,
+    visible_BTS: Tensor,
+    dropout: float = 0.0,
+) -> tuple[Tensor, None]:
+    """The same as ``rotated``, by torch's kernels that never write logits down. It has no weights to return.
+
+    Keys of a run carry zeros where the features of other runs stand, so that all are read at once.
+    """
+    queries, keys, start = [q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)], [k_BHSK], 0
+    for table in tables:
+        count = table.key_place_S.shape[0]
+        position_query, position_key = _halves(q_BHTK, table, query_place_T)
+        after = k_BHSK.shape[2] - start - count
+        queries.append(position_query)
+        keys.append(pad(position_key, (0, 0, start, after)).expand(*k_BHSK.shape[:2], -1, -1))
+        start += count
+    query, key = torch.cat(queries, dim=-1), torch.cat(keys, dim=-1)
+    mask = visible_BTS[:, None]
+    return scaled_dot_product_attention(query, key, v_BHSK, mask, dropout, scale=1.0), None
+
+
+def _halves(q_BHTK: Tensor, table: PositionTable, query_place_T: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, H, T, F] and [S, F], whose product is the position term of the logits."""
+    weight_HKF, bias_HK, key_place_S = table
+    dtype = q_BHTK.dtype  # under autocast the parameters are float32, the queries are not
+    a_BHTF = (q_BHTK + bias_HK[:, None].to(dtype)) @ weight_HKF
+    feature_SF = _key_features(key_place_S, weight_HKF.shape[-1]).to(dtype)
+    return _rotate(a_BHTF, query_place_T), feature_SF
 
 
 def _rotate(a_BHTF: Tensor, place_T: Tensor) -> Tensor:
