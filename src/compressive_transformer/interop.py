@@ -90,6 +90,7 @@ def load_sonnet(
         positions="separate" if compressed_memory else "continued",
         final_norm=False,
         activation="relu",
+        qk_norm=False,
         faithful=True,
     )
     model = CompressiveTransformer(config, input_dim=input_dim).to(read.dtype(f"{first}/query/linear/w"))

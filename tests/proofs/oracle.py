@@ -139,7 +139,7 @@ class OracleLayer:
             hidden = layer_norm(hidden, w, "attention_norm")
         y = layer_norm(hidden, w, "feed_forward_norm") if pre else hidden
         up = w["feed_forward.up.weight"] @ y + w["feed_forward.up.bias"]
-        up = relu(up) if self.config.activation == "relu" else gelu(up)
+        up = {"relu2": relu2, "relu": relu, "gelu": gelu}[self.config.activation](up)
         hidden = hidden + w["feed_forward.down.weight"] @ up + w["feed_forward.down.bias"]
         return hidden if pre else layer_norm(hidden, w, "feed_forward_norm")
 
@@ -191,7 +191,9 @@ class OracleLayer:
 
     def project(self, name: str, x: Vector, head: int) -> Vector:
         rows = slice(head * self.head_width, (head + 1) * self.head_width)
-        return self.weights[f"attention.{name}.weight"][rows] @ x
+        y = self.weights[f"attention.{name}.weight"][rows] @ x
+        normed = self.config.qk_norm and name in ("query", "key")
+        return y / math.sqrt(mean_square(y) + 1e-6) if normed else y
 
     # Algorithm 1: what falls out of the recent memory is compressed; both memories are queues.
 
@@ -326,6 +328,10 @@ def layer_norm(x: Vector, weights: Weights, name: str) -> Vector:
 
 def relu(x: Vector) -> Vector:
     return np.array([max(a, 0.0) for a in x])
+
+
+def relu2(x: Vector) -> Vector:
+    return relu(x) * relu(x)
 
 
 def gelu(x: Vector) -> Vector:

@@ -87,7 +87,8 @@ def shapes(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         "position_features": draw(st.sampled_from([None, 2])),
         "norm": draw(st.sampled_from(["pre", "post"])),
         "final_norm": draw(st.booleans()),
-        "activation": draw(st.sampled_from(["gelu", "relu"])),
+        "activation": draw(st.sampled_from(["relu2", "gelu", "relu"])),
+        "qk_norm": draw(st.booleans()),
         "faithful": draw(st.booleans()),
         "dilations": draw(st.sampled_from([(1,), (2,), (1, 2)])),
     } | fixed

@@ -41,7 +41,7 @@ def refuses(mistake: Mistake, given: str, remedy: str) -> None:
         ({"compression_loss": "both"}, "'both'", "use one of attention, auto-encoding, none"),
         ({"positions": "absolute"}, "positions 'absolute'", "use one of continued, time, separate"),
         ({"norm": "none"}, "norm 'none'", "use one of pre, post"),
-        ({"activation": "tanh"}, "activation 'tanh'", "use one of gelu, relu"),
+        ({"activation": "tanh"}, "activation 'tanh'", "use one of relu2, gelu, relu"),
         ({"memory": -1}, "memory -1", "use 0 or more"),
         ({"compressed_memory": (3, -2)}, "compressed_memory -2", "use 0 or more"),
         ({"memory": (1, 2, 3)}, "memory has 3 sizes for 2 layers", "give one, or one for each layer"),

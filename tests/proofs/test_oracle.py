@@ -15,6 +15,7 @@ from torch import Tensor
 from compressive_transformer import CompressiveTransformer
 from compressive_transformer.memory import LayerMemory
 
+THEIRS = {"final_norm": False, "activation": "relu", "qk_norm": False}
 CASES: dict[str, dict[str, Any]] = {
     "conv": {},
     "conv, auto-encoding": {"compression_loss": "auto-encoding"},
@@ -48,8 +49,14 @@ CASES: dict[str, dict[str, Any]] = {
     "zeros seen, mean": {"faithful": True, "compressor": "mean"},
     "zeros seen, max": {"faithful": True, "compressor": "max"},
     "zeros seen, most-used": {"faithful": True, "compressor": "most-used"},
-    "the authors": {"faithful": True, "positions": "separate", "final_norm": False, "activation": "relu"},
-    "the paper": {"norm": "post", "final_norm": False, "activation": "relu"},
+    "the authors": {
+        "faithful": True,
+        "positions": "separate",
+        "final_norm": False,
+        "activation": "relu",
+        "qk_norm": False,
+    },
+    "the paper": {"norm": "post", "final_norm": False, "activation": "relu", "qk_norm": False},
     "post-norm, most-used": {"norm": "post", "compressor": "most-used"},
     "places in time": {"positions": "time"},
     "places in time, rate 3": {"positions": "time", "compression_rate": 3},

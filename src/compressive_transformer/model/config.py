@@ -48,8 +48,10 @@ class ModelConfig:
     """Layer norm before each sub-layer, or after it as in the paper."""
     final_norm: bool = True
     """A last layer norm over the output (the authors have none)."""
-    activation: ActivationName = "gelu"
-    """Activation of the feed-forward."""
+    activation: ActivationName = "relu2"
+    """Activation of the feed-forward; relu2 is the square of relu."""
+    qk_norm: bool = True
+    """RMS norm of each head's queries and keys, which lets them learn fast (the paper has none)."""
     dropout: float = 0.0
     """Probability of dropping attention weights, hidden units and sub-layer outputs in training."""
     faithful: bool = False

@@ -221,7 +221,12 @@ def _build_layer(c: ModelConfig, index: int) -> CompressiveLayer:
     compressed = c.layer_sizes()[index][1]
     scheme = c.positions if compressed else "continued"
     attention = RelativeAttention(
-        c.dim, c.num_heads, scheme=scheme, position_features=c.position_features, dropout=c.dropout
+        c.dim,
+        c.num_heads,
+        scheme=scheme,
+        position_features=c.position_features,
+        qk_norm=c.qk_norm,
+        dropout=c.dropout,
     )
     feed_forward = FeedForward(c.dim, c.mlp_dim or 4 * c.dim, c.activation, c.dropout)
     compressor = _build_compressor(c) if compressed else None

@@ -84,9 +84,9 @@ class _Layer:
         attention = self.attention = layer.attention
         self.layer, (C, M, self.segment) = layer, memory.sizes
         self.before = C + M
-        # One product for all three; the biases are not scaled.
-        query = attention.query.weight * attention.head_dim**-0.5
-        self.weight = torch.cat([query, attention.key.weight, attention.value.weight])
+        # One product for all three.
+        self.weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+        self.scale = attention.head_dim**-0.5
         self.tables = _tables(layer, memory.sizes)
         self.biases = torch.stack([*(table.bias_HK for table in self.tables), attention.content_bias])
 
@@ -107,9 +107,10 @@ class _Layer:
         layer, at = self.layer, self.before + fill
         x_BD = layer.attention_norm(hidden_BD) if layer.pre_norm else hidden_BD
         self.window[:, fill], self.document[:, at] = x_BD, self.row
-        q, k, v = linear(x_BD, self.weight).unflatten(1, (3, self.attention.num_heads, -1)).unbind(1)
-        self.keys[:, :, at], self.values[:, :, at] = k, v
-        *position, content_BHK = (q[:, None] + self.biases).unbind(1)
+        qkv = linear(x_BD, self.weight).unflatten(1, (3, self.attention.num_heads, -1))
+        q, k = self.attention.normed(qkv[:, :2]).unbind(1)
+        self.keys[:, :, at], self.values[:, :, at] = k, qkv[:, 2]
+        *position, content_BHK = torch.add(self.biases, q[:, None], alpha=self.scale).unbind(1)
         first = self.segment - 1 - fill
         logits = []
         for query_BHK, (keys_HKn, _, step, slots) in zip(position, self.tables, strict=True):

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from compressive_transformer import ops
 from compressive_transformer.errors import UsageError
@@ -64,6 +65,7 @@ class RelativeAttention(nn.Module):
         num_heads: H.
         scheme: see ``places``.
         position_features: F, sinusoids per distance (even); the authors use D.
+        qk_norm: divide the queries and keys of each head by their root mean square (Henry et al. 2020).
         dropout: probability of dropping an attention weight.
     """
 
@@ -74,6 +76,7 @@ class RelativeAttention(nn.Module):
         *,
         scheme: PositionScheme = "continued",
         position_features: int | None = None,
+        qk_norm: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -86,7 +89,7 @@ class RelativeAttention(nn.Module):
         self.position_features = position_features or dim
         if self.position_features % 2:
             raise UsageError(f"position_features {self.position_features} is odd; use an even number")
-        self.dropout = dropout
+        self.qk_norm, self.dropout = qk_norm, dropout
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -125,16 +128,20 @@ class RelativeAttention(nn.Module):
 
     def queries(self, x_BTD: Tensor) -> Tensor:
         """[B, H, T, K] queries scaled by K^-1/2, without biases."""
-        return self._heads(self.query(x_BTD)) * self.head_dim**-0.5
+        return self.normed(self._heads(self.query(x_BTD))) * self.head_dim**-0.5
 
     def keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, each [B, H, S, K]."""
-        return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
+        return self.normed(self._heads(self.key(x_BSD))), self._heads(self.value(x_BSD))
 
     def constant_keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """``keys_values`` through which gradient flows to x but not to the projections."""
         key, value = (nn.functional.linear(x_BSD, p.weight.detach()) for p in (self.key, self.value))
-        return self._heads(key), self._heads(value)
+        return self.normed(self._heads(key)), self._heads(value)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Queries or keys [..., K] as they are compared."""
+        return rms_norm(x, (self.head_dim,), eps=1e-6) if self.qk_norm else x
 
     def forward(
         self,

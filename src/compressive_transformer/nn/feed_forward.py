@@ -9,8 +9,16 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
-ActivationName = Literal["gelu", "relu"]
+
+class SquaredReLU(nn.Module):
+    """max(x, 0)^2 (So et al. 2021, Primer)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu().square()
+
+
+ACTIVATIONS = {"relu2": SquaredReLU, "gelu": nn.GELU, "relu": nn.ReLU}
+ActivationName = Literal["relu2", "gelu", "relu"]
 
 
 class FeedForward(nn.Module):
