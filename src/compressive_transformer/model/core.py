@@ -182,10 +182,15 @@ class CompressiveTransformer(nn.Module):
     ) -> tuple[Tensor, Memory, list[Tensor]]:
         """Reads tokens of one segment; memory shifts if they finish it."""
         layers, caches, losses = [], [], []
+        visible: dict[object, Tensor] = {}
         for i, layer in enumerate(self.layers):
-            cache = memory.cache[i] if memory.cache else None
+            old, cache = memory.layers[i], memory.cache[i] if memory.cache else None
+            # Layers of equal sizes hold the same documents in the same places, if usage has no say in it.
+            alike = old.sizes if old.usage is None else i
+            if alike not in visible:
+                visible[alike] = layer.visible(old, piece)
             hidden, layer_memory, cache, loss, weights = layer(
-                hidden, memory.layers[i], cache, piece, self.training
+                hidden, old, cache, piece, visible[alike], self.training
             )
             if attention is not None and weights is not None:
                 attention.add(i, weights)

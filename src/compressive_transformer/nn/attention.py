@@ -141,7 +141,8 @@ class RelativeAttention(nn.Module):
 
     def normed(self, x: Tensor) -> Tensor:
         """Queries or keys [..., K] as they are compared."""
-        return rms_norm(x, (self.head_dim,), eps=1e-6) if self.qk_norm else x
+        # Autocast computes it in float32, and would go on in that.
+        return rms_norm(x, (self.head_dim,), eps=1e-6).to(x.dtype) if self.qk_norm else x
 
     def forward(
         self,

@@ -120,11 +120,17 @@ class CompressiveLayer(nn.Module):
         return self.compressor.rate if self.compressor else 1
 
     def forward(
-        self, hidden: Tensor, memory: LayerMemory, cache: KeysValues | None, piece: Piece, with_loss: bool
+        self,
+        hidden: Tensor,
+        memory: LayerMemory,
+        cache: KeysValues | None,
+        piece: Piece,
+        visible_BTS: Tensor,
+        with_loss: bool,
     ) -> Step:
         """Reads T tokens of one segment, and shifts the memory if they finish it.
 
-        All that a layer does for a piece is in this one call, so that it can be sharded, compiled or computed
+        All that has to do with numbers is in this one call, so that it can be sharded, compiled or computed
         again as a whole.
 
         Args:
@@ -132,13 +138,13 @@ class CompressiveLayer(nn.Module):
             memory: of this layer.
             cache: keys and values of its filled slots, or None; if given, they are moved along.
             piece: documents and place of the tokens.
+            visible_BTS: of ``visible``.
             with_loss: whether to compute the auxiliary loss.
         """
         N = memory.sizes[2]
         fill, segments = piece.phase % N, piece.phase // N
         x_BTD = self.attention_norm(hidden) if self.pre_norm else hidden
         memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, fill)
-        visible_BTS = self._visible(memory, piece, fill)
         keys, values = self._keys_values(x_BTD, memory, cache, fill)
         queries = self.attention.queries(x_BTD)
         at = self._places(memory, fill, x_BTD)
@@ -220,12 +226,16 @@ class CompressiveLayer(nn.Module):
         hidden = hidden + self.dropout(self.feed_forward(y))
         return hidden if self.pre_norm else self.feed_forward_norm(hidden)
 
-    def _visible(self, memory: LayerMemory, piece: Piece, fill: int) -> Tensor:
-        """bool [B, T, S]: a query sees the slots of its own document that are not after it."""
-        start = sum(memory.sizes[:2]) + fill
-        stop = start + piece.length
-        visible = self.sees(memory.document[:, None, :stop], piece.document_BT[:, :, None])
-        place = torch.arange(stop, device=visible.device)
+    def visible(self, memory: LayerMemory, piece: Piece) -> Tensor:
+        """bool [B, T, S]: a query sees the slots of its own document that are not after it.
+
+        Compiled with the softmax it would be computed anew for each head and in each pass over the logits.
+        """
+        C, M, N = memory.sizes
+        start = C + M + piece.phase % N
+        key_BS = torch.cat([memory.document[:, :start], piece.document_BT], dim=1)
+        place = torch.arange(key_BS.shape[1], device=key_BS.device)
+        visible = self.sees(key_BS[:, None], piece.document_BT[:, :, None])
         return visible & (place <= place[start:, None])
 
     def sees(self, slot_document: Tensor, document: Tensor) -> Tensor:

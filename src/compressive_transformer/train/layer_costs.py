@@ -47,6 +47,8 @@ def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
     other = D * (N + S + S + N + N) + 2 * N * hidden
     # Rotated queries, their start and the weights that turn them (copied for each lane); long keys; weights.
     other += tables * (N * D + D * F + N * (D + H * F)) + S * (D + H * F) + H * N * S
+    if c.qk_norm:  # queries and keys before it, and what they were divided by
+        exact += (N + S) * (D + H)
     # CUDA's autocast computes softmax in float32 and keeps that beside the bfloat16; CPU's does not.
     exact += H * N * S if half else 0
     other += S * D if half else 0  # cast once for the keys and once for the values
@@ -97,8 +99,8 @@ def _compression(c: ModelConfig, recent: int, N: int, H: int) -> _Compression:
         again += 2 * R * D * D
     if _learns_by(c) == "attention":
         T = N - max(R - recent, 0)
-        exact += T * D
-        other += T * D + H * T * n + n * D
+        exact += T * D + (n * (D + H) if c.qk_norm else 0)
+        other += (N if c.qk_norm else T) * D + H * T * n + n * D
         masks += T
         # Keys and values of the slots; reading the rows; reading the slots, whose queries are constant.
         flops += 2 * 2 * 2 * n * D * D + 2 * 2 * T * R * D + (2 + 3) * 2 * T * n * D

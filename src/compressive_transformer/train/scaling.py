@@ -208,9 +208,12 @@ def _memory(plan: _Plan, layers: list[LayerCosts]) -> MemoryBytes:
     fixed = [other * layer.fixed for layer in layers]
     width = plan.lanes * c.model.segment * c.model.dim
     state = plan.lanes * costs(c.model).state_bytes
-    if c.recompute:  # inputs of each layer and segment, and all that one layer keeps
+    if c.recompute:  # inputs of each layer and segment, what is visible, and all that one layer keeps
+        usage = c.model.compressor == "most-used"
         inputs = len(layers) * c.unroll * width * FLOAT + (c.unroll - 1) * state
-        activations = inputs + plan.lanes * max(kept) + max(fixed)
+        sizes = [sum(size) for size in (c.model.layer_sizes() if usage else set(c.model.layer_sizes()))]
+        seen = c.unroll * plan.lanes * c.model.segment * sum(c.model.segment + slots for slots in sizes)
+        activations = inputs + seen + plan.lanes * max(kept) + max(fixed)
     else:
         activations = c.unroll * (plan.lanes * sum(kept) + sum(fixed))
     last = c.unroll * width * (exact + other)
