@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -49,6 +50,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(default: 0 1)")
     made.add_argument("--lr", type=float, nargs="+", help="to try (default: a few for each arm)")
     made.add_argument("--sweep-minutes", type=float, default=1, help="for each learning rate (default: 1)")
+    made.add_argument("--batch", type=int, help="segments a step (default: of --size)")
     made.add_argument("--valid-bytes", type=int, default=262_144, help="of all books (default: 262144)")
     made.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     a = harness.parse(made, child)
@@ -84,7 +86,7 @@ class Runs:
             return done[key]
         a, title = self.a, f"{name}: {group}, {key}"
         task = {"arm": name, "size": a.size, "train": a.train, "valid": a.valid, "precision": a.precision}
-        task |= {"valid_bytes": a.valid_bytes, "part": part} | settings
+        task |= {"valid_bytes": a.valid_bytes, "part": part, "batch": a.batch} | settings
         with harness.bar(title, 1.0) as advance:
             result = harness.measure(task, a.threads, tell=lambda share: advance(at=share))
         said = f"{result['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in result else result["failed"]
@@ -100,7 +102,7 @@ class Runs:
         """Refuses to add to what was made otherwise."""
         for group, place in self.found.items():
             made = place["about"]["settings"]
-            for name in ("threads", "precision", "valid_bytes", "sweep_minutes"):
+            for name in ("threads", "precision", "valid_bytes", "sweep_minutes", "batch"):
                 if group.startswith(f"{self.a.size}/") and made[name] != getattr(self.a, name):
                     flag = "--" + name.replace("_", "-")
                     raise SystemExit(
@@ -123,7 +125,8 @@ class Runs:
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
     """Trains one arm, and scores it."""
-    arm = build_arm(task["arm"], SIZES[task["size"]])
+    size = SIZES[task["size"]]
+    arm = build_arm(task["arm"], replace(size, batch=task["batch"] or size.batch))
     corpus = Corpus.from_documents(read_documents(task["train"]), ByteTokenizer())
     lanes = Lanes(corpus, num_lanes=arm.lanes, length=arm.length, seed=task["seed"])
     steps, seconds = train(arm, lanes, 60 * task["minutes"], task["lr"], task["precision"])
