@@ -181,7 +181,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def about(arguments: Any, **more: Any) -> dict[str, Any]:
     """How, where and of what the figures were made."""
-    hidden = ("task", "machine", "out", "train", "valid", "text")
+    hidden = ("task", "machine", "out", "train", "valid", "tune", "text")
     settings = {name: value for name, value in vars(arguments).items() if name not in hidden}
     words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
     return {

@@ -1,23 +1,25 @@
 r"""How well each arm predicts text it has not seen, after equal minutes of training on this machine.
 
-    python benchmarks/quality.py --train pg19/train --valid pg19/validation \
-        --out benchmarks/results/quality.json
+    python benchmarks/quality.py --train pg19/train --valid pg19/test --tune pg19/validation \
+        --batch 8 32 --out benchmarks/results/quality.json
     python benchmarks/quality.py --train book.txt --valid other.txt --size tiny --minutes 0.05 \
         --sweep-minutes 0.02 --valid-bytes 2000 --arms ours lucidrains             # tries it out
 
-First each arm tries its learning rates (or those of --lr) for --sweep-minutes and keeps the one that does
-best on text of the held-out books behind what counts later. Then it trains with each seed for each of
---minutes. Scoring takes as long as it takes: it does not count. Every run is a process of its own, and is
-written down when it ends; started again with the same --out, only runs that are missing or failed are made.
+First each arm tries its learning rates (or those of --lr) with each --batch for --sweep-minutes, and keeps
+what does best on --tune, or on text of the held-out books behind what counts later. Then it trains with each
+seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run is a process of
+its own, and is written down when it ends; started again with the same --out, only runs that are missing or
+failed are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
-as many tokens a step; warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that
-say otherwise. Held-out books are read side by side, each from its beginning.
+warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise. Held-out
+books are read side by side, each from its beginning.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import replace
 from statistics import mean
@@ -34,6 +36,7 @@ from compressive_transformer.train import OptimizerConfig
 from compressive_transformer.train.optimizer import learning_rate_factor
 from peers import SIZES, Arm, build_arm
 from peers.base import train_step
+from peers.ours import Ours
 
 TRAINING = 0.8
 """Part of a run's progress bar that is training; the rest is scoring."""
@@ -46,11 +49,12 @@ def main() -> None:
     made = harness.parser(__doc__)
     made.add_argument("--train", nargs="+", default=[], help="files or folders of text to learn from")
     made.add_argument("--valid", nargs="+", default=[], help="files or folders of text to score")
+    made.add_argument("--tune", nargs="+", default=[], help="to choose by (default: what follows in --valid)")
     made.add_argument("--minutes", type=float, nargs="+", default=[4, 10], help="(default: 4 10)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(default: 0 1)")
     made.add_argument("--lr", type=float, nargs="+", help="to try (default: a few for each arm)")
     made.add_argument("--sweep-minutes", type=float, default=1, help="for each learning rate (default: 1)")
-    made.add_argument("--batch", type=int, help="segments a step (default: of --size)")
+    made.add_argument("--batch", type=int, nargs="+", help="segments a step to try (default: of --size)")
     made.add_argument("--valid-bytes", type=int, default=262_144, help="of all books (default: 262144)")
     made.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     a = harness.parse(made, child)
@@ -60,11 +64,9 @@ def main() -> None:
     runs.check()
     for seed in a.seeds:
         for name in a.arms:
-            rate = runs.best_rate(name)
-            if rate is None:
-                continue
-            for minutes in a.minutes:
-                runs.do(f"{minutes:g} minutes", name, f"seed {seed}", minutes=minutes, lr=rate, seed=seed)
+            best = runs.best(name)
+            for minutes in a.minutes if best else ():
+                runs.do(f"{minutes:g} minutes", name, f"seed {seed}", minutes=minutes, seed=seed, **best)
     show(a, runs)
 
 
@@ -86,7 +88,9 @@ class Runs:
             return done[key]
         a, title = self.a, f"{name}: {group}, {key}"
         task = {"arm": name, "size": a.size, "train": a.train, "valid": a.valid, "precision": a.precision}
-        task |= {"valid_bytes": a.valid_bytes, "part": part, "batch": a.batch} | settings
+        task |= {"valid_bytes": a.valid_bytes, "part": part} | settings
+        if part != 1 and a.tune:
+            task |= {"valid": a.tune}
         with harness.bar(title, 1.0) as advance:
             result = harness.measure(task, a.threads, tell=lambda share: advance(at=share))
         said = f"{result['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in result else result["failed"]
@@ -102,31 +106,38 @@ class Runs:
         """Refuses to add to what was made otherwise."""
         for group, place in self.found.items():
             made = place["about"]["settings"]
-            for name in ("threads", "precision", "valid_bytes", "sweep_minutes", "batch"):
+            for name in ("threads", "precision", "valid_bytes", "sweep_minutes"):
                 if group.startswith(f"{self.a.size}/") and made[name] != getattr(self.a, name):
                     flag = "--" + name.replace("_", "-")
                     raise SystemExit(
                         f"{self.a.out} was made with {flag} {made[name]}: use that, or another --out"
                     )
 
-    def best_rate(self, name: str) -> float | None:
-        """The learning rate that does best in the sweep; None if all fail."""
-        rates = self.a.lr or list(build_arm(name, SIZES["tiny"]).rates)
-        if len(rates) == 1:
-            return rates[0]
+    def best(self, name: str) -> dict[str, Any]:
+        """The learning rate and batch that do best in the sweep; empty if all fail."""
+        arm = build_arm(name, SIZES["tiny"])
+        rates = self.a.lr or arm.rates
+        batches = arm.batches or self.a.batch or [SIZES[self.a.size].batch]
+        tried = [{"lr": rate, "batch": batch} for batch in batches for rate in rates]
+        if len(tried) == 1:
+            return tried[0]
         settings: dict[str, Any] = {"minutes": self.a.sweep_minutes, "seed": self.a.seeds[0]}
-        runs = {
-            rate: self.do("sweep", name, f"lr {rate:g}", part=SWEEP_PART, lr=rate, **settings)
-            for rate in rates
-        }
-        scores = {rate: run["bits_per_byte"] for rate, run in runs.items() if "bits_per_byte" in run}
-        return min(scores, key=lambda rate: scores[rate]) if scores else None
+        scores = []
+        for one in tried:
+            key = f"lr {one['lr']:g}, batch {one['batch']}"
+            scores.append(
+                self.do("sweep", name, key, part=SWEEP_PART, **one, **settings).get("bits_per_byte")
+            )
+        done = [(score, i) for i, score in enumerate(scores) if score is not None]
+        return tried[min(done)[1]] if done else {}
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
-    """Trains one arm, and scores it."""
-    size = SIZES[task["size"]]
-    arm = build_arm(task["arm"], replace(size, batch=task["batch"] or size.batch))
+    """Trains one arm, and scores it. What it compiles, it compiles anew: a user's first run does."""
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    arm = build_arm(task["arm"], replace(SIZES[task["size"]], batch=task["batch"]))
+    if isinstance(arm, Ours):
+        arm.compile_for(task["minutes"])
     corpus = Corpus.from_documents(read_documents(task["train"]), ByteTokenizer())
     lanes = Lanes(corpus, num_lanes=arm.lanes, length=arm.length, seed=task["seed"])
     steps, seconds = train(arm, lanes, 60 * task["minutes"], task["lr"], task["precision"])
@@ -146,6 +157,7 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
         "bits_per_byte": nats / math.log(2) / count,
         "bytes": count,
         "lr": task["lr"],
+        "batch": task["batch"],
         "steps": steps,
         "tokens": steps * arm.lanes * arm.length,
         "seconds": seconds,

@@ -107,10 +107,12 @@ def quality(found: dict[str, Any], size: str) -> str:
             bits = [run["bits_per_byte"] for run in runs]
             spread = f"{mean(bits):.3f} ({min(bits):.3f}–{max(bits):.3f})" if bits else "–"
             cells += [spread, f"{mean(run['steps'] for run in runs):,.0f}" if runs else "–"]
-            cells += [f"{runs[0]['lr']:g}"] if place is list(groups.values())[-1] and runs else []
+            if place is list(groups.values())[-1]:
+                cells += [f"{runs[0]['lr']:g}", str(runs[0]["batch"])] if runs else ["–", "–"]
         rows.append((label(arm, next(iter(groups.values()))), *cells))
     names = [name.split("/")[1] for name in groups]
-    header = ("", *(cell for name in names for cell in (f"bits per byte, {name}", "steps")), "learning rate")
+    found_best = ("learning rate", "batch")
+    header = ("", *(cell for name in names for cell in (f"bits per byte, {name}", "steps")), *found_best)
     return markdown(header, rows) + origin(list(groups.values())[-1])
 
 

@@ -31,7 +31,7 @@ def test_documents_have_the_tables_of_what_is_recorded():
 def test_tables_tell_what_was_measured(tmp_path: Path):
     versions = {"torch": "2.13.0", "compressive-transformer-pytorch": "0.4.0"}
     about = {"machine": "a machine", "date": "2026-11-22", "command": "python x.py", "versions": versions}
-    run = {"bits_per_byte": 2.25, "steps": 100, "lr": 0.001}
+    run = {"bits_per_byte": 2.25, "steps": 100, "lr": 0.001, "batch": 8}
     arms = {"ours": {"seed 0": run, "seed 1": run | {"bits_per_byte": 2.75}}, "lucidrains": {"seed 0": run}}
     found = {
         "standard/4 minutes": {"about": about, "arms": arms},
@@ -40,8 +40,8 @@ def test_tables_tell_what_was_measured(tmp_path: Path):
     }
     (tmp_path / "quality.json").write_text(json.dumps(found))
     text = tables.filled("<!-- benchmark quality standard -->\nold\n<!-- end -->\n", tmp_path)
-    assert "| **this library** | 2.500 (2.250–2.750) | 100 | 0.001 |" in text
-    assert "| compressive-transformer-pytorch 0.4.0 | 2.250 (2.250–2.250) | 100 | 0.001 |" in text
+    assert "| **this library** | 2.500 (2.250–2.750) | 100 | 0.001 | 8 |" in text
+    assert "| compressive-transformer-pytorch 0.4.0 | 2.250 (2.250–2.250) | 100 | 0.001 | 8 |" in text
     assert "old" not in text
     assert tables.filled(text, tmp_path) == text
     assert tables.NOTHING in tables.filled(text, tmp_path / "nowhere")

@@ -18,6 +18,7 @@ from compressive_transformer.checkpoint import CONFIG, WEIGHTS, load_run
 from compressive_transformer.cli import main
 from compressive_transformer.data import ByteTokenizer, prepare
 from compressive_transformer.evaluate import evaluate
+from compressive_transformer.recipes import RECIPES
 from compressive_transformer.train import Trainer
 from compressive_transformer.train.log import METRICS, read_metrics
 from tiny import SENTENCE, SENTENCES, train_tiny
@@ -213,9 +214,9 @@ def test_characters_are_printed_whole(capsys: Capture, monkeypatch: pytest.Monke
     assert answer(capsys, "generate", str(run)) == "漢é�!\n"
 
 
-@pytest.mark.parametrize("what", ["a run", "a recipe"])
+@pytest.mark.parametrize("what", ["a run", *RECIPES])
 def test_info(capsys: Capture, run: Path, what: str):
-    name = str(run) if what == "a run" else "tiny"
+    name = str(run) if what == "a run" else what
     found = json.loads(answer(capsys, "info", name, "--json"))
     assert found["name"] == name
     printed = answer(capsys, "info", name)
@@ -320,9 +321,9 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "pattern": ("train --data *.md --out new", "no file matches"),
     "same text twice": ("train --data text.txt --validation text.txt --out new", "leave it out of one"),
     "empty separator": ("train --data text.txt --separator= --out new", "separator is empty"),
-    "out is a run": ("train --data text.txt --out {run} --steps 1", "nothing was written"),
-    "out is a folder": ("train --data text.txt --out textless --steps 1", "nothing was written"),
-    "out is a file": ("train --data text.txt --out text.txt --steps 1", "nothing was written"),
+    "out is a run": ("train --data text.txt --lanes 8 --out {run} --steps 1", "nothing was written"),
+    "out is a folder": ("train --data text.txt --lanes 8 --out textless --steps 1", "nothing was written"),
+    "out is a file": ("train --data text.txt --lanes 8 --out text.txt --steps 1", "nothing was written"),
     "out below a file": ("train --data text.txt --out text.txt/new --steps 1 --lanes 1", "can't be made"),
     "two budgets": ("train --steps 1 --minutes 1", "minutes and steps are both budgets"),
     "zero steps": ("train --steps 0", "steps 0"),
@@ -396,7 +397,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "generate seed": ("generate {run} --seed -1", "seed -1"),
     "generate without end as JSON": ("generate {run} --length 0 --json", "length 0"),
     "info of nothing": ("info no", "neither a run folder nor a recipe"),
-    "info of lanes that can't be shared": ("info tiny --processes 5", "16 lanes can't be shared out to 5"),
+    "info of lanes that can't be shared": ("info tiny --processes 5", "32 lanes can't be shared out to 5"),
     "info of no processes": ("info tiny --processes 0", "processes 0"),
     "info of a strategy alone": ("info tiny --parallel fsdp", "add --processes N"),
     "info of text": ("info text.txt", "not a folder"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from compressive_transformer import LanguageModel, Memory, ModelConfig
 from compressive_transformer.generate import generate
-from compressive_transformer.train import OptimizerConfig
-from compressive_transformer.train.compiled import compile_layers
+from compressive_transformer.train import OptimizerConfig, TrainConfig
+from compressive_transformer.train.compiled import compile_layers, is_compiled
 from compressive_transformer.train.optimizer import Optimizer
 from peers.base import Arm, Learner, Read, Size
 
@@ -17,7 +18,9 @@ from peers.base import Arm, Learner, Read, Size
 class Ours(Arm):
     """The Compressive Transformer, as it comes."""
 
-    rates = (1.5e-3, 3e-3, 6e-3)
+    rates = (3e-3,)
+    batches = (32,)
+    """As in the recipes, which were chosen by runs on training text (docs/performance.md)."""
     optimizer: ClassVar[OptimizerConfig] = OptimizerConfig()
     cached = True
     """Whether keys and values of the memory are kept from one call to the next while scoring."""
@@ -43,6 +46,11 @@ class Ours(Arm):
     def build(self, size: Size) -> nn.Module:
         self.language_model = LanguageModel(self.config(size), vocab_size=size.vocab)
         return self.language_model
+
+    def compile_for(self, minutes: float) -> None:
+        """Compiles the layers if training for so long does."""
+        if is_compiled(TrainConfig(minutes=minutes), torch.device("cpu")):
+            compile_layers(list(self.language_model.core.layers))
 
     def start(self, rows: int) -> Memory:
         empty = self.language_model.init_memory(rows)

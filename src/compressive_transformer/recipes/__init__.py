@@ -5,9 +5,10 @@ from pathlib import Path
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes.tiny import tiny
+from compressive_transformer.recipes.tiny_paper import tiny_paper
 from compressive_transformer.train import TrainConfig
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny}
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny, "tiny-paper": tiny_paper}
 
 
 def get_recipe(name: str) -> TrainConfig:
@@ -26,4 +27,4 @@ def get_recipe(name: str) -> TrainConfig:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "get_recipe", "tiny"]
+__all__ = ["RECIPES", "get_recipe", "tiny", "tiny_paper"]

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.memory import KeysValues, LayerMemory
+from compressive_transformer.nn.layer import Piece, Step
 from compressive_transformer.train.config import TrainConfig
 
 PAYS_AFTER = 8.0
@@ -42,8 +45,20 @@ def compile_layers(layers: list[Any]) -> None:
         )
 
 
-def _dispatch(eager: Callable[..., object], compiled: Callable[..., object], *inputs: object) -> object:
-    return compiled(*inputs) if torch.is_grad_enabled() else eager(*inputs)
+def _dispatch(
+    eager: Callable[..., Step],
+    compiled: Callable[..., Step],
+    hidden: Tensor,
+    memory: LayerMemory,
+    cache: KeysValues | None,
+    piece: Piece,
+    *rest: Any,
+) -> Step:
+    if not torch.is_grad_enabled():
+        return eager(hidden, memory, cache, piece, *rest)
+    # One graph for pieces with and without resets: where memory is copied, looking for resets costs nothing.
+    piece = piece._replace(resets=True, document_BT=piece.document_BT.contiguous())
+    return compiled(hidden, memory, cache, piece, *rest)
 
 
 def _has_compiler() -> bool:

@@ -92,7 +92,7 @@ class TrainConfig:
     """How text becomes tokens."""
     reset_documents: bool = True
     """Begin each document with an empty memory; the paper carries memory on."""
-    lanes: int = 16
+    lanes: int = 32
     """Streams read side by side: the batch size, of all processes together."""
     unroll: int = 1
     """Segments per step through which gradients flow; from 2 on compressors learn from the main loss too."""
