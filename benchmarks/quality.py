@@ -13,7 +13,7 @@ failed are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
 warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise. Held-out
-books are read side by side, each from its beginning.
+books are read side by side, each from its middle.
 """
 
 from __future__ import annotations
@@ -183,18 +183,20 @@ def train(arm: Arm, lanes: Lanes, budget: float, rate: float, precision: Any) ->
 
 
 def held_out(paths: list[str], num_bytes: int, part: int) -> Tensor:
-    """int64 [books, 1 + n]: the document token and the first n bytes of each book.
+    """int64 [books, 1 + n]: the document token and n bytes of each book, from its middle on.
 
-    If ``part`` is not 1, so small a part of the bytes that follow these.
+    Beginnings are title pages and tables of contents. If ``part`` is not 1, so small a part of the bytes that
+    follow these.
     """
     books = [document.data for document in read_documents(paths)]
     each = num_bytes // len(books)
-    start, size = (0, each) if part == 1 else (each, max(each // part, 1))
-    if short := [book for book in books if len(book) < start + size]:
+    skip, size = (0, each) if part == 1 else (each, max(each // part, 1))
+    if short := [book for book in books if len(book) // 2 < skip + size]:
         raise SystemExit(
-            f"{len(short)} held-out texts are shorter than {start + size} bytes; use less of each"
+            f"{len(short)} held-out texts have less than {skip + size} bytes behind the middle; use less of each"
         )
-    rows = [np.frombuffer(book[start : start + size], dtype=np.uint8) for book in books]
+    starts = [len(book) // 2 + skip for book in books]
+    rows = [np.frombuffer(book[i : i + size], dtype=np.uint8) for book, i in zip(books, starts, strict=True)]
     tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
     boundary = torch.full((len(books), 1), ByteTokenizer().document_token)
     return torch.cat([boundary, tokens], dim=1)
