@@ -193,7 +193,7 @@ def held_out(paths: list[str], num_bytes: int, part: int) -> Tensor:
     skip, size = (0, each) if part == 1 else (each, max(each // part, 1))
     if short := [book for book in books if len(book) // 2 < skip + size]:
         raise SystemExit(
-            f"{len(short)} held-out texts have less than {skip + size} bytes behind the middle; use less of each"
+            f"{len(short)} held-out texts have less than {skip + size} bytes after their middle; use less"
         )
     starts = [len(book) // 2 + skip for book in books]
     rows = [np.frombuffer(book[i : i + size], dtype=np.uint8) for book, i in zip(books, starts, strict=True)]

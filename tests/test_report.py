@@ -236,7 +236,7 @@ def test_runs_of_one_folder_name_are_named_by_their_paths(tmp_path: Path):
 def test_the_unit_is_that_of_the_tokenizer(tmp_path: Path):
     written(tmp_path, EVERY)
     assert read_runs([tmp_path])[0].unit == "token"
-    config = {"format": 1, "tokenizer": ByteTokenizer.name, "model": {}, "vocab_size": 257, "training": {}}
+    config = {"format": 2, "tokenizer": ByteTokenizer.name, "model": {}, "vocab_size": 257, "training": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_runs([tmp_path])[0].unit == "byte"
 

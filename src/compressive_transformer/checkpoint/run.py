@@ -22,7 +22,7 @@ from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import read_header, read_json, write_json, write_whole
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 MAX_LAYERS = 1 << 16
 MAX_SIZE = 1 << 31
 """Limits of what a config may say, far above any model: beyond them numbers would not fit or work not end."""
