@@ -105,7 +105,7 @@ def test_a_config_without_a_part(saved: Path, key: str, how: str):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda config: config.update(format=2), "has format 2"),
+        (lambda config: config.update(format=3), "has format 3"),
         (lambda config: config["model"].update(colour="red"), "colour"),
         (lambda config: config["model"].update(dim="16"), "dim '16' is not an instance of int"),
         (lambda config: config["model"].update(dim=15), "divisible"),
