@@ -12,8 +12,8 @@ its own, and is written down when it ends; started again with the same --out, on
 failed are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
-warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise. Held-out
-books are read side by side, each from its middle.
+warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise. Scored
+is on pieces that are spread evenly over the held-out texts, each read from an empty memory on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from peers.ours import Ours
 
 TRAINING = 0.8
 """Part of a run's progress bar that is training; the rest is scoring."""
+PIECES = 32
+"""Of the held-out texts, scored side by side."""
 SWEEP_PART = 4
 """The sweep is scored on this part of what counts later."""
 
@@ -183,23 +185,19 @@ def train(arm: Arm, lanes: Lanes, budget: float, rate: float, precision: Any) ->
 
 
 def held_out(paths: list[str], num_bytes: int, part: int) -> Tensor:
-    """int64 [books, 1 + n]: the document token and n bytes of each book, from its middle on.
+    """int64 [32, 1 + n]: the document token and n bytes of pieces that are spread evenly over all texts.
 
-    Beginnings are title pages and tables of contents. If ``part`` is not 1, so small a part of the bytes that
-    follow these.
+    If ``part`` is not 1, so small a part of the bytes that follow each piece.
     """
-    books = [document.data for document in read_documents(paths)]
-    each = num_bytes // len(books)
+    data = np.frombuffer(b"".join(document.data for document in read_documents(paths)), dtype=np.uint8)
+    each, apart = num_bytes // PIECES, len(data) // PIECES
     skip, size = (0, each) if part == 1 else (each, max(each // part, 1))
-    if short := [book for book in books if len(book) // 2 < skip + size]:
-        raise SystemExit(
-            f"{len(short)} held-out texts have less than {skip + size} bytes after their middle; use less"
-        )
-    starts = [len(book) // 2 + skip for book in books]
-    rows = [np.frombuffer(book[i : i + size], dtype=np.uint8) for book, i in zip(books, starts, strict=True)]
-    tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
-    boundary = torch.full((len(books), 1), ByteTokenizer().document_token)
-    return torch.cat([boundary, tokens], dim=1)
+    if skip + size > apart:
+        most = apart * PIECES if part == 1 else int(apart / (1 + 1 / part)) * PIECES
+        raise SystemExit(f"the held-out texts have {len(data)} bytes; use --valid-bytes {most} or less")
+    rows = np.stack([data[i * apart + skip : i * apart + skip + size] for i in range(PIECES)])
+    boundary = torch.full((PIECES, 1), ByteTokenizer().document_token)
+    return torch.cat([boundary, torch.from_numpy(rows.astype(np.int64))], dim=1)
 
 
 def show(a: Any, runs: Runs) -> None:

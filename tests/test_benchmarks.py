@@ -58,28 +58,34 @@ def test_arms_learn_and_generate(name: str):
     arm.generate(tokens[:2], 3)
 
 
-def test_score_is_that_of_evaluate(tmp_path: Path):
-    books = [bytes(range(25, 25 + 100)), bytes(range(26, 26 + 100))]
-    for i, book in enumerate(books):
-        (tmp_path / f"{i}.txt").write_bytes(book)
+@pytest.fixture
+def books(tmp_path: Path) -> bytes:
+    """Two files, together 32 pieces of 10 bytes."""
+    text = bytes((np.arange(320) % 90 + 32).tolist())
+    (tmp_path / "a.txt").write_bytes(text[:123])
+    (tmp_path / "b.txt").write_bytes(text[123:])
+    return text
+
+
+def test_score_is_that_of_evaluate(tmp_path: Path, books: bytes):
     torch.manual_seed(0)
     arm = Ours(SIZE)
-    nats = arm.score(quality.held_out([str(tmp_path)], 100, part=1))
-    halves = [book[50:] for book in books]
-    expected = evaluate(arm.language_model, corpus_of(*halves), precision="float32").total
-    assert expected.num_tokens == 100
+    nats = arm.score(quality.held_out([str(tmp_path)], 32 * 7, part=1))
+    pieces = [books[i : i + 7] for i in range(0, 320, 10)]
+    expected = evaluate(arm.language_model, corpus_of(*pieces), precision="float32").total
+    assert expected.num_tokens == 32 * 7
     assert math.isclose(nats, expected.nats, rel_tol=1e-5)
     arm.cached = False
-    assert math.isclose(arm.score(quality.held_out([str(tmp_path)], 100, part=1)), nats, rel_tol=1e-5)
+    assert math.isclose(arm.score(quality.held_out([str(tmp_path)], 32 * 7, part=1)), nats, rel_tol=1e-5)
 
 
-def test_sweep_scores_other_bytes(tmp_path: Path):
-    text = np.arange(200) % 90 + 32
-    (tmp_path / "a.txt").write_bytes(bytes(text.tolist()))
-    test, sweep = (quality.held_out([str(tmp_path)], 80, part=part) for part in (1, 4))
-    assert test[0, 0] == sweep[0, 0] == ByteTokenizer().document_token
-    np.testing.assert_array_equal(test[0, 1:], text[100:180])
-    np.testing.assert_array_equal(sweep[0, 1:], text[180:])
+def test_sweep_scores_other_bytes(tmp_path: Path, books: bytes):
+    test, sweep = (quality.held_out([str(tmp_path)], 32 * 8, part=part) for part in (1, 4))
+    assert (test[:, 0] == ByteTokenizer().document_token).all()
+    assert test[3, 1:].tolist() == list(books[30:38])
+    assert sweep[3, 1:].tolist() == list(books[38:40])
+    with pytest.raises(SystemExit, match="use --valid-bytes 256 or less"):
+        quality.held_out([str(tmp_path)], 32 * 9, part=4)
 
 
 def test_missing_library_is_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
