@@ -156,11 +156,12 @@ def test_a_hopeless_score_is_infinite_and_no_error():
     pieces=st.integers(1, 6),
     length=st.integers(1, 9),
 )
-def test_an_excerpt_is_the_beginning_in_equal_pieces(lengths: list[int], pieces: int, length: int):
+def test_an_excerpt_is_equal_pieces_from_everywhere(lengths: list[int], pieces: int, length: int):
     corpus = corpus_of(*(some_bytes(n, seed) for seed, n in enumerate(lengths)))
     part = excerpt(corpus, num_pieces=pieces, length=length)
-    assert np.array_equal(part.tokens, corpus.tokens[: part.num_tokens])
-    sizes = np.diff(part.starts)
+    sizes, apart = np.diff(part.starts), corpus.num_tokens // part.num_documents
+    for i, piece in enumerate(np.split(part.tokens, part.starts[1:-1])):
+        assert np.array_equal(piece, corpus.tokens[i * apart :][: len(piece)])
     assert (sizes == sizes[0]).all()
     assert part.num_bytes.tolist() == sizes.tolist()
     if corpus.num_tokens >= pieces * length:
@@ -175,7 +176,8 @@ def test_attention_by_bucket_is_that_of_the_segments_after_memory_is_full():
     corpus = corpus_of(some_bytes(400))
     got = attention_by_bucket(model, corpus, num_rows=3, segments=2, precision="float32")
     full = -(-(8 + 2 * 9) // SEGMENT) * SEGMENT
-    inputs = torch.from_numpy(corpus.tokens[: 3 * (full + 2 * SEGMENT)].astype(np.int64)).view(3, -1)
+    pieces = [corpus.tokens[i : i + full + 2 * SEGMENT] for i in range(0, 399, 400 // 3)]
+    inputs = torch.from_numpy(np.stack(pieces).astype(np.int64))
     with torch.no_grad():
         output = model(inputs[:, full:], model(inputs[:, :full]).memory, with_attention=True)
     sums = [bucket_sums(a, (9, 8, 8)) for a in output.attention]

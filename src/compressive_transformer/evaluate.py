@@ -195,16 +195,17 @@ def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) 
 
 
 def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:
-    """The first text of a corpus cut into equal pieces, as documents: a quick look, read side by side.
+    """Equal pieces spread evenly over a corpus, as documents: a quick look, read side by side.
 
     Each piece begins with an empty state, so it scores a little worse than the whole.
     """
     length = max(min(length, corpus.num_tokens // num_pieces), 1)
     count = min(num_pieces, corpus.num_tokens // length)
-    tokens = np.asarray(corpus.tokens[: count * length])
-    sizes = [len(corpus.tokenizer.decode(tokens[i * length : (i + 1) * length])) for i in range(count)]
+    apart = corpus.num_tokens // max(count, 1)
+    pieces = [np.asarray(corpus.tokens[i * apart : i * apart + length]) for i in range(count)]
+    sizes = [len(corpus.tokenizer.decode(piece)) for piece in pieces]
     return Corpus(
-        tokens=tokens,
+        tokens=np.concatenate(pieces),
         starts=np.arange(count + 1, dtype=np.int64) * length,
         names=tuple(f"piece {i + 1}" for i in range(count)),
         num_bytes=np.array(sizes, np.int64),
