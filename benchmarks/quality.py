@@ -1,6 +1,6 @@
 r"""How well each arm predicts text it has not seen, after equal minutes of training on this machine.
 
-    python benchmarks/quality.py --train pg19/train --valid pg19/test --tune pg19/validation \
+    python benchmarks/quality.py --train pg19/train --valid pg19/heldout --tune pg19/tune \
         --batch 8 32 --out benchmarks/results/quality.json
     python benchmarks/quality.py --train book.txt --valid other.txt --size tiny --minutes 0.05 \
         --sweep-minutes 0.02 --valid-bytes 2000 --arms ours lucidrains             # tries it out
