@@ -454,6 +454,14 @@ def test_nobody_reads_on(capsys: Capture, monkeypatch: pytest.MonkeyPatch, run: 
     assert capsys.readouterr().err == ""
 
 
+def test_a_closed_standard_input_is_empty(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(sys, "stdin", None)  # as after <&-
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", "-", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert "- is empty" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_the_disk_is_full(capsys: Capture, monkeypatch: pytest.MonkeyPatch, run: Path):
     with open("/dev/full", "w") as output:

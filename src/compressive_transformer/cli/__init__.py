@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that can't show every letter
     if sys.stdin is None:  # closed by <&-
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

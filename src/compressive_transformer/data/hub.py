@@ -59,8 +59,9 @@ class HubText:
             path = str(folder)
         with reaching(name):
             builder = datasets.load_dataset_builder(path, config)
-            if hasattr(builder.config, "sample_by"):
-                setattr(builder.config, "sample_by", "document")  # noqa: B010  # a text file, not each line
+            settings: Any = builder.config
+            if hasattr(settings, "sample_by"):
+                settings.sample_by = "document"  # a text file, not each line
             dataset = builder.as_streaming_dataset(split)
             first = next(iter(dataset), None)
         if first is None:
