@@ -5,15 +5,15 @@ r"""How well each arm predicts text it has not seen, after equal minutes of trai
     python benchmarks/quality.py --train book.txt --valid other.txt --size tiny --minutes 0.05 \
         --sweep-minutes 0.02 --valid-bytes 2000 --arms ours lucidrains             # tries it out
 
-First each arm tries its learning rates (or those of --lr) with each --batch for --sweep-minutes, and keeps
-what does best on --tune, or on text of the held-out books behind what counts later. Then it trains with each
-seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run is a process of
-its own, and is written down when it ends; started again with the same --out, only runs that are missing or
-failed are made.
+First each arm tries each --batch for --sweep-minutes, and with the best of them its learning rates (or those
+of --lr); best is what predicts --tune best, or text of the held-out books behind what counts later. Then it
+trains with each seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run
+is a process of its own, and is written down when it ends; started again with the same --out, only runs that are
+missing or failed are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
-warmup, cosine to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise. Scored
-is on pieces that are spread evenly over the held-out texts, each read from an empty memory on.
+warmup, a linear fall to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise.
+Scored is on pieces that are spread evenly over the held-out texts, each read from an empty memory on.
 """
 
 from __future__ import annotations
@@ -116,11 +116,15 @@ class Runs:
                     )
 
     def best(self, name: str) -> dict[str, Any]:
-        """The learning rate and batch that do best in the sweep; empty if all fail."""
+        """The batch that does best at the middle rate, and the rate that does best with it; empty if none."""
         arm = build_arm(name, SIZES["tiny"])
         rates = self.a.lr or arm.rates
         batches = arm.batches or self.a.batch or [SIZES[self.a.size].batch]
-        tried = [{"lr": rate, "batch": batch} for batch in batches for rate in rates]
+        middle = sorted(rates)[len(rates) // 2]
+        found = self._best_of(name, [{"lr": middle, "batch": batch} for batch in batches])
+        return found and self._best_of(name, [found | {"lr": rate} for rate in rates])
+
+    def _best_of(self, name: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
         if len(tried) == 1:
             return tried[0]
         settings: dict[str, Any] = {"minutes": self.a.sweep_minutes, "seed": self.a.seeds[0]}

@@ -34,6 +34,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "GELU, without norm": {"model": {"activation": "gelu", "qk_norm": False}},
     "post-norm": {"model": {"norm": "post", "final_norm": False}},
     "256 position features": {"model": {"position_features": None}},
+    "cosine": {"optimizer": {"schedule": "cosine"}},
     "half the rates": {"optimizer": {"lr": 1.5e-3, "muon_lr": 0.01}},
     "twice the rates": {"optimizer": {"lr": 6e-3, "muon_lr": 0.04}},
     "AdamW at 0.001": {"optimizer": {"name": "adamw", "lr": 1e-3}},

@@ -197,12 +197,16 @@ def test_gradients_are_clipped():
 
 @pytest.mark.parametrize("warmup", [0, 1, 10])
 @pytest.mark.parametrize("final", [0.0, 0.1])
-def test_the_learning_rate_rises_linearly_and_ends_with_the_budget(warmup: int, final: float):
-    config = OptimizerConfig(warmup_steps=warmup, final_lr=final)
+@pytest.mark.parametrize(("schedule", "quarter"), [("linear", 0.75), ("cosine", 0.5 + 0.125**0.5)])
+def test_the_learning_rate_rises_linearly_and_ends_with_the_budget(
+    warmup: int, final: float, schedule: Any, quarter: float
+):
+    config = OptimizerConfig(warmup_steps=warmup, final_lr=final, schedule=schedule)
     rates = [learning_rate_factor(step / 100, step, config) for step in range(101)]
     assert rates[100] == pytest.approx(final)
     assert learning_rate_factor(1.5, 100, config) == pytest.approx(final)  # minutes may be overrun
     assert learning_rate_factor(0.5, 100, config) == pytest.approx((1 + final) / 2)
+    assert learning_rate_factor(0.25, 100, config) == pytest.approx(final + (1 - final) * quarter)
     for step in range(warmup):
         expected = learning_rate_factor(step / 100, 10**6, config) * (step + 1) / warmup
         assert rates[step] == pytest.approx(expected)

@@ -76,7 +76,7 @@ class Arm:
     what one row holds; a step then has fewer rows, and as many tokens."""
     carries: ClassVar[bool] = True
     """Whether what was read is remembered from one call to the next."""
-    rates: ClassVar[tuple[float, ...]] = (5e-4, 1e-3, 2e-3, 4e-3)
+    rates: ClassVar[tuple[float, ...]] = (1e-3, 2e-3, 4e-3)
     """Learning rates worth a try."""
     batches: ClassVar[tuple[int, ...]] = ()
     """Segments of a training step, if they don't depend on what is asked for."""

@@ -12,5 +12,5 @@ def tiny_paper() -> TrainConfig:
     model = replace(
         config.model, norm="post", final_norm=False, activation="relu", qk_norm=False, position_features=None
     )
-    optimizer = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=0.0, clip=0.1)
+    optimizer = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=0.0, clip=0.1, schedule="cosine")
     return replace(config, model=model, optimizer=optimizer)

@@ -25,8 +25,10 @@ class OptimizerConfig:
     """Decay of AdamW's matrices, per unit of learning rate."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls from its peak to the end of the budget; the paper's is cosine."""
     final_lr: float = 0.0
-    """Where the cosine ends, as a fraction of the peak."""
+    """Where it ends, as a fraction of the peak."""
     clip: float = 1.0
     """Largest gradient norm, for the model and for the compressors apart, so that neither slows the other."""
     update_period: int = 1

@@ -109,7 +109,7 @@ def layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
 
 
 def learning_rate_factor(progress: float, step: int, config: OptimizerConfig) -> float:
-    """Linear warmup, then a cosine that reaches its end with the budget.
+    """Linear warmup, then a fall that reaches its end with the budget.
 
     Args:
         progress: part of the budget that is spent, 0 to 1.
@@ -117,5 +117,6 @@ def learning_rate_factor(progress: float, step: int, config: OptimizerConfig) ->
     """
     # A small budget must reach its peak too: the warmup never takes more than a fifth of it.
     warmup = min(max((step + 1) / config.warmup_steps, progress / 0.2), 1.0) if config.warmup_steps else 1.0
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return warmup * (config.final_lr + (1 - config.final_lr) * cosine)
+    left = 1 - min(progress, 1.0)
+    height = left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    return warmup * (config.final_lr + (1 - config.final_lr) * height)
