@@ -8,8 +8,8 @@ r"""How well each arm predicts text it has not seen, after equal minutes of trai
 First each arm tries each --batch for --sweep-minutes, and with the best of them its learning rates (or those
 of --lr); best is what predicts --tune best, or text of the held-out books behind what counts later. Then it
 trains with each seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run
-is a process of its own, and is written down when it ends; started again with the same --out, only runs that are
-missing or failed are made.
+is a process of its own, and is written down when it ends; started again with the same --out, only runs that
+are missing or failed are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
 warmup, a linear fall to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise.
