@@ -81,7 +81,7 @@ def test_scores_do_not_compile(monkeypatch: pytest.MonkeyPatch):
 
 def test_auto_compiles_long_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled, "_has_compiler", lambda: True)
-    assert is_compiled(TrainConfig(minutes=8), CPU)
+    assert is_compiled(TrainConfig(minutes=4), CPU)
     assert not is_compiled(TrainConfig(minutes=3), CPU)
     assert not is_compiled(TrainConfig(steps=10**9), CPU)  # nobody knows how long that is
     assert not is_compiled(TrainConfig(minutes=90, compile="off"), CPU)

@@ -73,7 +73,7 @@ class Ours(Arm):
 
 
 class OursCompiled(Ours):
-    """Compiled, as training does by itself if it lasts 8 minutes or more."""
+    """Compiled, as training does by itself if it lasts 4 minutes or more."""
 
     def build(self, size: Size) -> nn.Module:
         model = super().build(size)

@@ -16,7 +16,7 @@ from compressive_transformer.memory import KeysValues, LayerMemory
 from compressive_transformer.nn.layer import Piece, Step
 from compressive_transformer.train.config import TrainConfig
 
-PAYS_AFTER = 8.0
+PAYS_AFTER = 4.0
 """Minutes of training from which on compiling, which takes up to one, is sooner or later won back."""
 
 
