@@ -125,7 +125,7 @@ def test_progress_adds_up_to_the_tokens():
 
 def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary():
     model = tiny_model()
-    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.get_parameter("head.weight"))
     total = evaluate(model, corpus_of(some_bytes(50), b"x"), precision="float32").total
     assert total.perplexity == pytest.approx(257, rel=1e-5)
     assert total.bits_per_byte == pytest.approx(math.log2(257), rel=1e-5)

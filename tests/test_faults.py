@@ -20,6 +20,7 @@ from compressive_transformer.checkpoint import WEIGHTS, Store, load_run, save_te
 from compressive_transformer.checkpoint import run as run_files
 from compressive_transformer.cli import main
 from compressive_transformer.errors import Stopped
+from compressive_transformer.nn.vocabulary import Head
 from compressive_transformer.tasks.session import Session
 from compressive_transformer.train import Trainer, faults, loop
 from compressive_transformer.train.faults import Diverged, Signals, Spikes
@@ -331,8 +332,8 @@ def test_the_text_changes_while_the_run_goes_on(book: Path, straight: Path, tmp_
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: dict[int, float], trainer: Trainer) -> None:
     """The loss of some steps is no number."""
-    whole = loop.next_token_loss
-    monkeypatch.setattr(loop, "next_token_loss", lambda *a: whole(*a) * steps.get(trainer.step + 1, 1.0))
+    losses = Head.losses
+    monkeypatch.setattr(Head, "losses", lambda *a: losses(*a) * steps.get(trainer.step + 1, 1.0))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -369,9 +370,9 @@ def test_the_row_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch):
     trainer.on_event = lambda event, **facts: told.append(facts["documents"])
     whole = trainer.call
 
-    def spoiling(tokens: torch.Tensor, *rest: Any) -> Any:
-        output = whole(tokens, *rest)
-        rows = torch.tensor([1.0, math.nan, 1.0])[:, None, None]
+    def spoiling(tokens: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        output = whole(tokens, *rest, **more)
+        rows = torch.tensor([1.0, math.nan, 1.0])[:, None]
         return output._replace(features=output.features * rows) if trainer.step == 4 else output
 
     monkeypatch.setattr(trainer, "call", spoiling)
@@ -401,7 +402,7 @@ def test_a_gradient_without_numbers_is_skipped():
     told: list[str] = []
     trainer = new_trainer()
     trainer.on_event = lambda event, **facts: told.append(facts["reason"])
-    spoil = trainer.model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+    spoil = trainer.model.get_parameter("head.weight").register_hook(lambda gradient: gradient * math.inf)
     trainer.train_step(0.0)
     spoil.remove()
     trainer.run()

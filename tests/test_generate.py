@@ -202,7 +202,7 @@ def test_settings_outside_their_range_are_refused_at_once(options: dict[str, Any
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_a_model_that_diverged_is_refused(temperature: float):
     model = tiny_model()
-    torch.nn.init.constant_(model.head.weight, float("nan"))
+    torch.nn.init.constant_(model.get_parameter("head.weight"), float("nan"))
     with pytest.raises(UsageError, match="learning rate"):
         made(model, prompts(1, 1), length=1, temperature=temperature)
 

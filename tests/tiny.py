@@ -45,9 +45,11 @@ def tiny_config(**settings: Any) -> ModelConfig:
     return ModelConfig(**TINY | settings)
 
 
-def tiny_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> LanguageModel:
+def tiny_model(
+    *, seed: int = 0, dtype: torch.dtype = torch.float32, vocab_size: int = 257, **settings: Any
+) -> LanguageModel:
     """A model in evaluation mode, of which memory is worth something: all weights are random and large."""
-    model = LanguageModel(tiny_config(**settings), vocab_size=257).to(dtype)
+    model = LanguageModel(tiny_config(**settings), vocab_size=vocab_size).to(dtype)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

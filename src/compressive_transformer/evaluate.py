@@ -185,13 +185,8 @@ def _score_stream(
 def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) -> tuple[Tensor, Memory]:
     """float64 [B, T] -log probability of each target, 0 where the target is -1, and the new state."""
     device = state.document.device
-    output = model(inputs.to(device), state)
-    logits = output.logits.flatten(0, 1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = torch.nn.functional.cross_entropy(
-        logits, targets.to(device).flatten(), ignore_index=-1, reduction="none"
-    )
-    return losses.view(targets.shape).double().cpu(), output.memory
+    output = model(inputs.to(device), state, targets=targets.to(device))
+    return output.losses.double().cpu(), output.memory
 
 
 def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:

@@ -43,6 +43,17 @@ def costs(config: ModelConfig) -> Costs:
     )
 
 
+def vocabulary_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Weights of embedding and head; adaptive ones share theirs."""
+    if not config.adaptive_cutoffs:
+        return 2 * vocab_size * config.dim
+    first, ends = config.adaptive_cutoffs[0], (*config.adaptive_cutoffs[1:], vocab_size)
+    total = (first + len(ends)) * config.dim
+    for i, (low, high) in enumerate(zip(config.adaptive_cutoffs, ends, strict=True), start=1):
+        total += max(config.dim // config.adaptive_factor**i, 1) * (config.dim + high - low)
+    return total
+
+
 def _layer_parameters(c: ModelConfig, compressed: bool) -> int:
     hidden, features = c.mlp_dim or 4 * c.dim, c.position_features or c.dim
     tables = 2 if compressed and c.positions == "separate" else 1

@@ -2,12 +2,14 @@
 
 from compressive_transformer.checkpoint.run import (
     CONFIG,
+    TOKENIZER,
     WEIGHTS,
     Run,
     check_shapes,
     load_run,
     model_config,
     read_config,
+    run_tokenizer,
     save_config,
     save_weights,
     weight_shapes,
@@ -18,6 +20,7 @@ from compressive_transformer.checkpoint.tensors import load_tensors, save_tensor
 __all__ = [
     "CONFIG",
     "STATE",
+    "TOKENIZER",
     "WEIGHTS",
     "Run",
     "Store",
@@ -26,6 +29,7 @@ __all__ = [
     "load_tensors",
     "model_config",
     "read_config",
+    "run_tokenizer",
     "save_config",
     "save_tensors",
     "save_weights",

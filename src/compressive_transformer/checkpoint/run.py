@@ -15,13 +15,13 @@ from torch import Tensor
 
 from compressive_transformer.checkpoint.store import MANIFEST, STATE, Store, verify
 from compressive_transformer.checkpoint.tensors import load_tensors, tensor_shapes
-from compressive_transformer.data import Tokenizer, get_tokenizer
+from compressive_transformer.data import ByteTokenizer, Tokenizer, get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, ModelConfig
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import read_header, read_json, write_json, write_whole
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 FORMAT = 2
 MAX_LAYERS = 1 << 16
 MAX_SIZE = 1 << 31
@@ -42,7 +42,10 @@ class Run:
 
 
 def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
-    """Writes ``config.json`` of a run."""
+    """Writes ``config.json`` of a run, and beside it the file of its tokenizer if it has one."""
+    if tokenizer.name != ByteTokenizer.name:
+        data = Path(training["tokenizer"]).read_bytes()
+        write_whole(path / TOKENIZER, lambda beside: _write(beside, data))
     config = {
         "format": FORMAT,
         "model": asdict(model.config),
@@ -51,6 +54,29 @@ def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training
         "training": training,
     }
     write_json(path / CONFIG, config)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def run_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a run folder with this ``config.json``.
+
+    Raises:
+        UsageError: its file is missing, damaged, or that of another vocabulary.
+    """
+    if config["tokenizer"] == ByteTokenizer.name:
+        return ByteTokenizer()
+    if not (path / TOKENIZER).exists():
+        raise UsageError(f"{path} lacks {TOKENIZER}, its tokenizer {config['tokenizer']!r}; restore the file")
+    tokenizer = get_tokenizer(str(path / TOKENIZER))
+    if (tokenizer.name, tokenizer.vocab_size) != (config["tokenizer"], config["vocab_size"]):
+        raise UsageError(
+            f"{path / TOKENIZER} is {tokenizer.name} of {tokenizer.vocab_size:,} tokens, and the model was "
+            f"trained with {config['tokenizer']} of {config['vocab_size']:,}; restore the file of this run"
+        )
+    return tokenizer
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -82,7 +108,7 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
         path = state.parent
     config = read_config(path)
     shape, vocab_size = model_config(path, config), config["vocab_size"]
-    tokenizer = get_tokenizer(config["tokenizer"])
+    tokenizer = run_tokenizer(path, config)
     if given != path:
         verify(given)
         check_shapes(shape, vocab_size, weight_shapes(given), given)
@@ -115,8 +141,11 @@ def check_shapes(
     Raises:
         UsageError: the weights are of another model.
     """
-    expected: dict[str, tuple[int, ...]] = {"embedding.weight": (vocab_size, config.dim)}
-    if same := found.get("embedding.weight") == expected["embedding.weight"]:
+    table, rows = "embedding.weight", vocab_size
+    if cutoffs := config.adaptive_cutoffs:
+        table, rows = "head.first.weight", cutoffs[0] + len(cutoffs)
+    expected: dict[str, tuple[int, ...]] = {table: (rows, config.dim)}
+    if same := found.get(table) == expected[table]:
         if max(config.num_layers, len(config.dilations)) > len(found):
             raise UsageError(f"{where} is not of the model in {CONFIG}: it has fewer layers; restore the two")
         with torch.device("meta"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -26,8 +26,8 @@ class Arguments:
     """Folder to make."""
     separator: str | None = None
     """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
-    tokenizer: Literal["bytes"] = "bytes"
-    """How text becomes tokens."""
+    tokenizer: str = "bytes"
+    """bytes, or the file of a tokenizer that 'compressive tokenizer train' made."""
     workers: int | None = None
     """Processes that make tokens; as many as there are processors if not given."""
     check: bool = False

@@ -1,6 +1,6 @@
 """Text to numbers and back, without loss."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,23 @@ class Tokenizer(Protocol):
         ...
 
 
+def dtype_of(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type that holds all tokens."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def table_index(ids: ArrayLike, vocab_size: int) -> list[int]:
+    """Tokens as numbers to look up.
+
+    Raises:
+        ValueError: A number is not a token.
+    """
+    tokens = np.asarray(ids)
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+        raise ValueError(f"tokens must lie in [0, {vocab_size}), got [{tokens.min()}, {tokens.max()}]")
+    return tokens.tolist()
+
+
 class ByteTokenizer:
     """Every byte is a token; token 256 opens a document."""
 
@@ -71,15 +88,18 @@ class ByteTokenizer:
         return tokens[tokens != self.document_token].astype(np.uint8).tobytes()
 
 
-TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"bytes": ByteTokenizer}
-
-
 def get_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name.
+    """The tokenizer of that name: ``bytes``, or the file of one that was made from text.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or its file is damaged.
     """
-    if name not in TOKENIZERS:
-        raise UsageError(f"unknown tokenizer {name!r}: choose from {', '.join(sorted(TOKENIZERS))}")
-    return TOKENIZERS[name]()
+    if name == ByteTokenizer.name:
+        return ByteTokenizer()
+    if not name.endswith(".json"):
+        raise UsageError(
+            f"unknown tokenizer {name!r}: use bytes, or a file FILE.json of 'compressive tokenizer train'"
+        )
+    from compressive_transformer.data.trained import load
+
+    return load(Path(name))

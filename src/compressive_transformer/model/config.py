@@ -54,6 +54,10 @@ class ModelConfig:
     """RMS norm of each head's queries and keys, which lets them learn fast (the paper has none)."""
     dropout: float = 0.0
     """Probability of dropping attention weights, hidden units and sub-layer outputs in training."""
+    adaptive_cutoffs: tuple[int, ...] = ()
+    """Adaptive embedding and softmax, tied: first words of the clusters of rare words. None: plain tables."""
+    adaptive_factor: int = 4
+    """Each such cluster has so much narrower vectors than the one before."""
     faithful: bool = False
     """As the authors' released code: empty slots are attended to as zeros, dilated convolutions lose rows,
     features enter through a ReLU."""
@@ -67,6 +71,7 @@ class ModelConfig:
             "compression_rate",
             "mlp_dim",
             "position_features",
+            "adaptive_factor",
         )
         for name in counts:
             value = getattr(self, name)
@@ -82,6 +87,8 @@ class ModelConfig:
             given = f"position_features {self.position_features or self.dim}"
             raise UsageError(f"{given} (dim if not given) is odd; use an even number")
         self._check_choices()
+        if list(self.adaptive_cutoffs) != sorted({n for n in self.adaptive_cutoffs if n > 0}):
+            raise UsageError(f"adaptive_cutoffs {self.adaptive_cutoffs} must rise, and begin with 1 or more")
         if self.faithful and (self.compressor, self.compression_loss) == ("dilated", "auto-encoding"):
             raise UsageError(
                 "a faithful dilated compressor loses rows, which auto-encoding can't rebuild: use the "

@@ -27,7 +27,7 @@ class Output(NamedTuple):
     """What the model gives for [B, T] inputs."""
 
     features: Tensor
-    """[B, T, D], or logits [B, T, V] from a language model."""
+    """[B, T, D]; from a language model logits [B, T, V], or losses [B, T] if it was given targets."""
     memory: Memory
     """The state after the last input."""
     compression_losses: Tensor
@@ -40,6 +40,11 @@ class Output(NamedTuple):
     @property
     def logits(self) -> Tensor:
         """``features``, by its name in a language model."""
+        return self.features
+
+    @property
+    def losses(self) -> Tensor:
+        """``features``, by its name in a language model with targets: -log probabilities in nats."""
         return self.features
 
     @property

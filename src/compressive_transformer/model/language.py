@@ -14,6 +14,7 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
 from compressive_transformer.model.config import ModelConfig
 from compressive_transformer.model.core import CompressiveTransformer, Output
+from compressive_transformer.nn.vocabulary import AdaptiveEmbedding, AdaptiveHead, Head
 
 
 class LanguageModel(nn.Module):
@@ -31,11 +32,21 @@ class LanguageModel(nn.Module):
         if vocab_size < 1:
             raise UsageError(f"vocab_size {vocab_size} is not allowed; use 1 or more")
         self.vocab_size = vocab_size
-        dim = self.config.dim
-        self.embedding = nn.Embedding(vocab_size, dim)
-        self.head = nn.Linear(dim, vocab_size, bias=False)
-        nn.init.normal_(self.embedding.weight, std=1.0)
-        nn.init.normal_(self.head.weight, std=dim**-0.5)
+        dim, cutoffs = self.config.dim, self.config.adaptive_cutoffs
+        self.embedding: nn.Embedding | AdaptiveEmbedding
+        self.head: Head | AdaptiveHead
+        if cutoffs:
+            if cutoffs[-1] >= vocab_size:
+                raise UsageError(
+                    f"adaptive_cutoffs {cutoffs} is not allowed for a vocabulary of {vocab_size}; use less"
+                )
+            self.head = AdaptiveHead(dim, vocab_size, cutoffs, self.config.adaptive_factor)
+            self.embedding = AdaptiveEmbedding(self.head)
+        else:
+            self.embedding = nn.Embedding(vocab_size, dim)
+            self.head = Head(dim, vocab_size)
+            nn.init.normal_(self.embedding.weight, std=1.0)
+            nn.init.normal_(self.head.weight, std=dim**-0.5)
 
     @property
     def config(self) -> ModelConfig:
@@ -51,9 +62,15 @@ class LanguageModel(nn.Module):
         memory: Memory | None = None,
         resets: Tensor | None = None,
         *,
+        targets: Tensor | None = None,
         with_attention: bool = False,
     ) -> Output:
         """Reads int64 tokens [B, T]; ``logits[:, t]`` are for the token after t. See the core's ``forward``.
+
+        Args:
+            tokens, memory, resets, with_attention: as for the core.
+            targets: int64 [B, T], -1 where nothing is to be predicted; if given, the output has ``losses``
+                instead of ``logits``.
 
         Raises:
             UsageError: a token is not in the vocabulary (checked on CPU; a GPU would have to wait for it).
@@ -70,4 +87,6 @@ class LanguageModel(nn.Module):
         output = self.core(
             self.core.dropout(self.embedding(tokens)), memory, resets, with_attention=with_attention
         )
-        return output._replace(features=self.head(output.features))
+        if targets is None:
+            return output._replace(features=self.head(output.features))
+        return output._replace(features=self.head.losses(output.features, targets))

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressive_transformer.checkpoint import read_config
-from compressive_transformer.data import get_tokenizer
+from compressive_transformer.checkpoint import read_config, run_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.train.log import read_metrics
 
@@ -78,7 +77,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 def _read_run(path: Path) -> Run:
     records = read_metrics(path)
     try:
-        unit = get_tokenizer(read_config(path)["tokenizer"]).unit
+        unit = run_tokenizer(path, read_config(path)).unit
     except UsageError:
         unit = "token"
     return Run(path=path, name=path.resolve().name, unit=unit, records=records)

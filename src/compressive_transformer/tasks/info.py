@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import model_config, read_config
+from compressive_transformer.checkpoint import model_config, read_config, run_tokenizer
 from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
-from compressive_transformer.formulas import costs
+from compressive_transformer.formulas import costs, vocabulary_parameters
 from compressive_transformer.model import ModelConfig
 from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.train import TrainConfig
@@ -42,7 +42,7 @@ def facts(
     if not os.path.exists(run):
         raise UsageError(f"{run} is neither a run folder nor a recipe ({', '.join(sorted(recipes))})")
     saved = read_config(path)
-    unit = get_tokenizer(saved["tokenizer"]).unit
+    unit = run_tokenizer(path, saved).unit
     found = _facts(run, model_config(path, saved), saved["vocab_size"], unit, saved["training"])
     if processes is None:  # a run of an older version can be described, though not planned with
         return found
@@ -65,7 +65,7 @@ def _facts(
     name: str, config: ModelConfig, vocab_size: int, unit: str, training: dict[str, Any]
 ) -> dict[str, Any]:
     c = costs(config)
-    embeddings = 2 * vocab_size * config.dim
+    embeddings = vocabulary_parameters(config, vocab_size)
     return {
         "name": name,
         "model": asdict(config),

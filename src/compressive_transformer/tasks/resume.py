@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store, check_shapes, model_config, read_config, weight_shapes
-from compressive_transformer.data import get_tokenizer
+from compressive_transformer.checkpoint import (
+    TOKENIZER,
+    Store,
+    check_shapes,
+    model_config,
+    read_config,
+    weight_shapes,
+)
+from compressive_transformer.data import ByteTokenizer, get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import is_count
@@ -33,6 +40,8 @@ def saved_config(run: Path) -> TrainConfig:
     content = read_config(run)
     model_config(run, content)
     config = from_plain(TrainConfig, content["training"], f"{run}/config.json")
+    if content["tokenizer"] != ByteTokenizer.name:
+        config = replace(config, tokenizer=str(run / TOKENIZER))  # the run has a copy of its own
     _check_model(run, config)
     return config
 
@@ -81,8 +90,10 @@ class Resumed:
         known = Facts.of(found, checkpoint)
         if not is_count(found.get("metrics")) or not isinstance(found.get("text"), str):
             raise UsageError(f"{checkpoint}/facts.json lacks metrics or text; it is of another version")
+        for settings in (saved, now := flat(config)):
+            settings["tokenizer"] = get_tokenizer(settings["tokenizer"]).name
         before = saved | {"processes": known.processes, "lanes": known.lanes, "text": found["text"]}
-        now = flat(config) | {"processes": world.size, "text": text}
+        now |= {"processes": world.size, "text": text}
         skip = ("out", "data")  # the text tells whether the data are others
         changed = {
             name: f"{before.get(name)} -> {now.get(name)}"

@@ -90,8 +90,8 @@ class TrainConfig:
     """Text to validate on; the last documents of the data (5 %) are held out if nothing is given."""
     separator: str | None = None
     """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
-    tokenizer: Literal["bytes"] = "bytes"
-    """How text becomes tokens."""
+    tokenizer: str = "bytes"
+    """bytes, or the file of a tokenizer that 'compressive tokenizer train' made."""
     reset_documents: bool = True
     """Begin each document with an empty memory; the paper carries memory on."""
     lanes: int = 32

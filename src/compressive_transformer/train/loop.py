@@ -16,7 +16,6 @@ from torch import Tensor
 
 from compressive_transformer.data import Batch, Lanes, StreamedLanes
 from compressive_transformer.errors import Stopped, UsageError
-from compressive_transformer.losses import next_token_loss
 from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel, Output
 from compressive_transformer.precision import autocast
@@ -192,15 +191,15 @@ class Trainer:
         inputs, targets = batch.inputs.to(device), batch.targets.to(device)
         resets = None if batch.resets is None else batch.resets.to(device)
         with autocast(device, self.config.precision):
-            output = self.call(inputs, self.memory, resets)
-            return output, next_token_loss(output.logits, targets)
+            output = self.call(inputs, self.memory, resets, targets=targets)
+        return output, output.losses.mean()
 
     def _carry(self, output: Output, batch: Batch, loss: float) -> Memory:
         """The memory for the next step. What gave no number is not remembered: the batch leaves a gap."""
         if math.isfinite(loss):
             return output.memory.detach()
         self.spoiled = True
-        rows = (~output.logits.detach().isfinite()).flatten(1).any(dim=1).nonzero()[:, 0].tolist()
+        rows = (~output.losses.detach().isfinite()).any(dim=1).nonzero()[:, 0].tolist()
         self._suspects |= dict.fromkeys(self.lanes.documents(rows or None))
         return self.memory if batch.resets is None else self.memory.reset(batch.resets.any(dim=1))
 

@@ -46,7 +46,7 @@ class MemoryBytes:
     casts: int
     """Copies of matrices in bfloat16, which autocast keeps until the backward pass; never sharded."""
     logits: int
-    """Logits, their log-softmax and its gradient."""
+    """Logits (of an adaptive head: of its first cluster), their log-softmax and its gradient."""
     activations: int
     """Kept for the gradient (estimate)."""
 
@@ -125,7 +125,7 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
     layers = [layer_costs(config, i) for i in range(config.model.num_layers)]
     repeated = plan.lanes * config.unroll
     forward = repeated * sum(layer.flops for layer in layers)
-    head = 3 * 2 * plan.tokens * config.model.dim * vocab_size
+    head = 3 * 2 * plan.tokens * config.model.dim * plan.predicted
     again = repeated * sum(layer.again for layer in layers) if config.recompute else 0
     auxiliary = repeated * sum(layer.auxiliary_flops for layer in layers)
     return Scaling(
@@ -163,6 +163,12 @@ class _Plan:
     @property
     def tokens(self) -> int:
         return self.lanes * self.config.model.segment * self.config.unroll
+
+    @property
+    def predicted(self) -> int:
+        """Logits of a token. Of an adaptive head those of its first cluster, where most tokens are."""
+        cutoffs = self.config.model.adaptive_cutoffs
+        return cutoffs[0] + len(cutoffs) if cutoffs else self.vocab_size
 
     @property
     def parameters(self) -> int:
@@ -232,7 +238,7 @@ def _memory(plan: _Plan, layers: list[LayerCosts]) -> MemoryBytes:
         state=2 * state,
         buffers=buffers,
         casts=HALF * _cast_weights(plan.model) if half else 0,
-        logits=3 * FLOAT * plan.tokens * plan.vocab_size,
+        logits=3 * FLOAT * plan.tokens * plan.predicted,
         activations=activations + last,
     )
 
