@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from compressive_transformer import LanguageModel
-from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, prepare
-from compressive_transformer.evaluate import evaluate, excerpt
+from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, excerpt, prepare
+from compressive_transformer.evaluate import evaluate
 from compressive_transformer.precision import has_bfloat16
 from compressive_transformer.recipes import tiny, tiny_paper
 from compressive_transformer.train import TrainConfig, Trainer

@@ -159,6 +159,7 @@ def test_evaluate(capsys: Capture, run: Path, text: Path):
         (["--memory=16"], {"memory": 16}),
         (["--compressed-memory=32"], {"compressed_memory": 32}),
         (["--rows=1"], {"num_rows": 1}),
+        (["--dynamic=0.01"], {"learning_rate": 0.01}),
     ],
     ids=str,
 )
@@ -171,6 +172,33 @@ def test_flags_of_evaluate(capsys: Capture, run: Path, text: Path, flags: list[s
     assert found["total"]["num_bytes"] == text.stat().st_size - SENTENCES  # without the separators
     usual = evaluate(model, corpus, precision="float32")
     assert (expected.total.nats == usual.total.nats) == (flags[0] in ("--separator=\\n", "--rows=1"))
+
+
+def test_the_loss_by_place_and_by_word(capsys: Capture, run: Path, text: Path, tmp_path: Path):
+    words = str(tmp_path / "words.json")
+    main(["tokenizer", "train", str(text), "--out", words, "--kind", "words"])
+    capsys.readouterr()
+    flags = ["--by-position", "--frequencies", words, "--precision=float32"]
+    found = json.loads(answer(capsys, "evaluate", str(run), str(text), *flags, "--json"))
+    total = found["total"]
+    for parts, count in (("by_position", total["num_bytes"]), ("by_frequency", total["num_words"])):
+        assert sum(part["count"] for part in found[parts]) == count
+        assert sum(part["nats"] for part in found[parts]) == pytest.approx(total["nats"], rel=1e-5)
+    assert total["num_words"] == len(text.read_bytes().split())
+    table = answer(capsys, "evaluate", str(run), str(text), *flags)
+    assert "1,024 to 2,047" in table
+    assert "at most 100" in table
+    assert "Dynamic" not in table
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), str(text), "--frequencies", "bytes"])
+    assert "has no words with counts" in capsys.readouterr().err
+
+
+def test_dynamic_evaluation_is_reported_apart(capsys: Capture, run: Path, text: Path):
+    table = answer(capsys, "evaluate", str(run), str(text), "--dynamic=1e-4")
+    assert "by Adam at 0.0001; not to be compared" in table
+    found = json.loads(answer(capsys, "evaluate", str(run), str(text), "--dynamic=1e-4", "--json"))
+    assert found["dynamic_evaluation"] == {"learning_rate": 1e-4}
 
 
 def test_evaluate_standard_input_and_several_files(

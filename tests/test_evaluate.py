@@ -1,5 +1,6 @@
 """Scores: each token of each document once, as if it were read alone and in one piece."""
 
+import copy
 import math
 from typing import Any
 
@@ -11,14 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.data import Corpus
+from compressive_transformer.data import Corpus, excerpt
 from compressive_transformer.evaluate import (
     Evaluation,
     Score,
-    attention_by_bucket,
-    bucket_sums,
+    count_words,
     evaluate,
-    excerpt,
 )
 from tiny import BOUNDARY, SHAPES, corpus_of, some_bytes, tiny_model, tokens_of
 
@@ -139,16 +138,17 @@ def test_dropout_is_off():
 
 
 def test_in_the_total_every_token_weighs_the_same():
-    long = Score(name="long", num_bytes=300, num_tokens=99, nats=99.0)
-    short = Score(name="short", num_bytes=3, num_tokens=1, nats=11.0)
+    long = Score(name="long", num_bytes=300, num_tokens=99, num_words=20, nats=99.0)
+    short = Score(name="short", num_bytes=3, num_tokens=1, num_words=2, nats=11.0)
     total = Evaluation(documents=(long, short), unit="subword").total
     assert (total.num_tokens, total.num_bytes, total.nats) == (100, 303, 110.0)
     assert total.perplexity == pytest.approx(math.exp(1.1))
+    assert total.word_perplexity == pytest.approx(math.exp(5))
     assert total.bits_per_byte == pytest.approx(110 / math.log(2) / 303)
 
 
 def test_a_hopeless_score_is_infinite_and_no_error():
-    assert Score(name="", num_bytes=1, num_tokens=1, nats=1e6).perplexity == math.inf
+    assert Score(name="", num_bytes=1, num_tokens=1, num_words=1, nats=1e6).perplexity == math.inf
 
 
 @given(
@@ -171,44 +171,83 @@ def test_an_excerpt_is_equal_pieces_from_everywhere(lengths: list[int], pieces: 
         assert part.num_tokens > corpus.num_tokens - pieces  # no more is left than can't be divided
 
 
-def test_attention_by_bucket_is_that_of_the_segments_after_memory_is_full():
-    model = tiny_model(compressed_memory=9)
-    corpus = corpus_of(some_bytes(400))
-    got = attention_by_bucket(model, corpus, num_rows=3, segments=2, precision="float32")
-    full = -(-(8 + 2 * 9) // SEGMENT) * SEGMENT
-    pieces = [corpus.tokens[i : i + full + 2 * SEGMENT] for i in range(0, 399, 400 // 3)]
-    inputs = torch.from_numpy(np.stack(pieces).astype(np.int64))
-    with torch.no_grad():
-        output = model(inputs[:, full:], model(inputs[:, :full]).memory, with_attention=True)
-    sums = [bucket_sums(a, (9, 8, 8)) for a in output.attention]
-    for name, shares in got.items():
-        assert shares == pytest.approx(np.mean([s[name] for s in sums], axis=0))
-    assert sum(map(sum, got.values())) == pytest.approx(1)
-    assert list(got) == ["compressed", "recent", "window"]
+@pytest.mark.parametrize("carry", [False, True])
+def test_losses_of_tokens_add_up_to_scores(carry: bool):
+    model, corpus = tiny_model(), corpus_of(some_bytes(37, 1), some_bytes(5, 2), some_bytes(20, 3))
+    result = evaluate(
+        model, corpus, num_rows=2, reset_documents=not carry, precision="float32", with_losses=True
+    )
+    assert result.losses is not None
+    assert [len(x) for x in result.losses] == [d.num_tokens for d in result.documents]
+    for losses, document in zip(result.losses, result.documents, strict=True):
+        assert losses.sum(dtype=np.float64) == pytest.approx(document.nats, rel=1e-5)
+    exact = nats_of(model, tokens_of(bytes(np.asarray(corpus.document(0)).tolist())))
+    np.testing.assert_allclose(result.losses[0], exact, rtol=1e-3)
 
 
-def test_a_layer_without_a_tier_gives_it_nothing():
-    model = tiny_model(memory=(8, 0), compressed_memory=(0, 12))
-    got = attention_by_bucket(model, corpus_of(some_bytes(400)), precision="float32")
-    assert sum(map(sum, got.values())) == pytest.approx(1)
-    assert 0 < sum(got["recent"]) < 0.5
+@given(
+    words=st.lists(st.sampled_from(["a", "bé", " ", "\n", "\u00a0", "d,", "—"]), min_size=1),
+    chunk=st.integers(1, 5),
+)
+def test_words_are_counted_whole(words: list[str], chunk: int):
+    text = "".join(words)
+    assert count_words(corpus_of(b"x", text.encode()), 1, chunk=chunk) == len(text.split())
 
 
-def test_a_tier_of_few_slots_is_left_out():
-    got = attention_by_bucket(tiny_model(compressed_memory=0), corpus_of(some_bytes(400)))
-    assert list(got) == ["recent", "window"]
+# Dynamic evaluation
 
 
-@pytest.mark.parametrize("length", [1, 5, 100])
-def test_attention_by_bucket_of_a_short_text(length: int):
-    got = attention_by_bucket(tiny_model(), corpus_of(some_bytes(length)), precision="float32")
-    assert sum(map(sum, got.values())) == pytest.approx(1)
+def dynamically(model: LanguageModel, data: bytes, rate: float) -> float:
+    """Segment after segment: score, learn. By a model of its own."""
+    model = copy.deepcopy(model)
+    adam, memory, nats = torch.optim.Adam(model.parameters(), lr=rate), None, 0.0
+    tokens = tokens_of(data)
+    for start in range(0, len(data), SEGMENT):
+        piece = tokens[:, start : start + SEGMENT + 1]
+        output = model(piece[:, :-1], memory)
+        loss = torch.nn.functional.cross_entropy(output.logits[0], piece[0, 1:])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        nats += float(loss.detach()) * (piece.shape[1] - 1)
+        memory = output.memory.detach()
+    return nats
 
 
-def test_bucket_sums_count_each_slot_once():
-    attention = torch.arange(1.0, 22)  # 7 compressed, 8 recent, 6 in the window
-    assert bucket_sums(attention, (7, 8, 6)) == {
-        "compressed": [1, 2, 3, 4, 5, 6 + 7],
-        "recent": [8, 9, 10, 11, 12, 13 + 14 + 15],
-        "window": [16, 17, 18, 19, 20, 21],
-    }
+@pytest.mark.parametrize("carry", [False, True])
+def test_dynamic_evaluation_learns_what_it_has_scored(carry: bool):
+    model, data = tiny_model(), some_bytes(5 * SEGMENT)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    result = evaluate(
+        model, corpus_of(data), reset_documents=not carry, learning_rate=1e-2, precision="float32"
+    )
+    assert result.total.nats == pytest.approx(dynamically(model, data, 1e-2), rel=1e-4)
+    assert result.total.nats != pytest.approx(found(model, corpus_of(data))[0], rel=1e-3)
+    assert result.learning_rate == 1e-2
+    assert all(x.equal(before[name]) for name, x in model.state_dict().items())
+
+
+def test_dynamic_evaluation_goes_on_learning_from_document_to_document():
+    model, text = tiny_model(), some_bytes(4 * SEGMENT)
+    result = evaluate(model, corpus_of(*[text] * 5), learning_rate=1e-2, precision="float32")
+    nats = [document.nats for document in result.documents]
+    assert nats == sorted(nats, reverse=True)
+    assert nats[-1] < 0.7 * nats[0]
+
+
+def test_dynamic_evaluation_in_half_precision_uses_the_new_weights():
+    model, data = tiny_model(), some_bytes(3 * SEGMENT)
+    fixed, learnt = (
+        evaluate(model, corpus_of(data), learning_rate=rate, precision="bfloat16", with_losses=True).losses
+        for rate in (None, 1e-2)
+    )
+    assert fixed is not None
+    assert learnt is not None
+    np.testing.assert_allclose(learnt[0][:SEGMENT], fixed[0][:SEGMENT], rtol=0.05)
+    assert np.abs(learnt[0][SEGMENT:] - fixed[0][SEGMENT:]).max() > 0.5
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
+def test_a_learning_rate_that_is_none_is_refused(rate: float):
+    with pytest.raises(UsageError, match="use more than 0"):
+        evaluate(tiny_model(), corpus_of(b"abc"), learning_rate=rate)

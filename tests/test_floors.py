@@ -16,7 +16,7 @@ HOUSE = {
     0: {"memory", "ops", "losses", "precision"},
     1: {"nn", "data"},
     2: {"model"},
-    3: {"generate", "evaluate", "checkpoint", "interop", "formulas", "codec"},
+    3: {"generate", "evaluate", "checkpoint", "interop", "formulas", "codec", "analysis"},
     4: {"train"},
     5: {"tasks", "hf", "report"},
     6: {"recipes"},

@@ -5,15 +5,19 @@ Shape legend: B rows, T tokens.
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compressive_transformer.data import Corpus, Stream
+from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.precision import Precision, autocast
@@ -28,6 +32,8 @@ class Score:
     """Bytes of the text."""
     num_tokens: int
     """Tokens predicted; document tokens are read but not scored."""
+    num_words: int
+    """Words between spaces; of a closed vocabulary of words its tokens, ends of lines among them."""
     nats: float
     """Sum over these tokens of -log probability."""
 
@@ -38,8 +44,17 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Per token, whatever a token is."""
-        nats = self.nats / max(self.num_tokens, 1)
-        return math.exp(nats) if nats < 700 else math.inf
+        return _perplexity(self.nats, self.num_tokens)
+
+    @property
+    def word_perplexity(self) -> float:
+        """Per word, to compare models of unlike tokens (paper section 4.2)."""
+        return _perplexity(self.nats, self.num_words)
+
+
+def _perplexity(nats: float, count: int) -> float:
+    mean = nats / max(count, 1)
+    return math.exp(mean) if mean < 700 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +64,10 @@ class Evaluation:
     documents: tuple[Score, ...]
     unit: str
     """What a token stands for."""
+    learning_rate: float | None = None
+    """Of dynamic evaluation; None if the model stayed as it was."""
+    losses: tuple[NDArray[np.float32], ...] | None = None
+    """If asked for, -log probability of each token of each document, in nats."""
 
     @property
     def total(self) -> Score:
@@ -57,6 +76,7 @@ class Evaluation:
             name="total",
             num_bytes=sum(d.num_bytes for d in self.documents),
             num_tokens=sum(d.num_tokens for d in self.documents),
+            num_words=sum(d.num_words for d in self.documents),
             nats=math.fsum(d.nats for d in self.documents),
         )
 
@@ -70,6 +90,8 @@ def evaluate(
     reset_documents: bool = True,
     num_rows: int = 8,
     precision: Precision = "auto",
+    learning_rate: float | None = None,
+    with_losses: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Evaluation:
     """Reads every document from beginning to end and scores each of its tokens.
@@ -82,32 +104,123 @@ def evaluate(
             document to the next, in their order, as in the paper's PG-19.
         num_rows: documents read side by side; changes the speed only.
         precision: see ``autocast``.
+        learning_rate: if given, dynamic evaluation (Krause et al. 2018): after each segment has been scored,
+            the weights learn from it, by Adam; documents are then read one after the other. In the end the
+            model is as it was.
+        with_losses: also give the loss of each token.
         progress: is told the number of tokens read since it was told last.
 
     Raises:
-        UsageError: a memory size is not allowed.
+        UsageError: a memory size or the learning rate is not allowed.
     """
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise UsageError(f"learning_rate {learning_rate} is not allowed; use more than 0")
     model.eval()
     device = next(model.parameters()).device
-    rows = min(num_rows, corpus.num_documents) if reset_documents else 1
+    alone = not reset_documents or learning_rate is not None
+    rows = 1 if alone else min(num_rows, corpus.num_documents)
     state = model.init_memory(rows, memory=memory, compressed_memory=compressed_memory)
-    nats = torch.zeros(corpus.num_documents, dtype=torch.float64)
+    found = _Found(corpus, with_losses, progress)
     with torch.no_grad(), autocast(device, precision):
-        state = model.core.with_cache(state)
-        if reset_documents:
-            _score_apart(model, corpus, state, nats, progress)
-        else:
-            _score_stream(model, corpus, state, nats, progress)
+        read: _Reader = _Learner(model, learning_rate) if learning_rate is not None else _Fixed(model)
+        with read:
+            score = _score_apart if reset_documents else _score_stream
+            score(read, corpus, read.begin(state), found)
     scores = (
-        Score(name=name, num_bytes=int(size), num_tokens=len(corpus.document(i)), nats=float(nats[i]))
+        Score(
+            name=name,
+            num_bytes=int(size),
+            num_tokens=len(corpus.document(i)),
+            num_words=count_words(corpus, i),
+            nats=float(found.nats[i]),
+        )
         for i, (name, size) in enumerate(zip(corpus.names, corpus.num_bytes, strict=True))
     )
-    return Evaluation(documents=tuple(scores), unit=corpus.unit)
+    losses = tuple(map(np.concatenate, found.losses)) if with_losses else None
+    return Evaluation(documents=tuple(scores), unit=corpus.unit, learning_rate=learning_rate, losses=losses)
 
 
-def _score_apart(
-    model: LanguageModel, corpus: Corpus, state: Memory, nats: Tensor, progress: Callable[[int], None]
-) -> None:
+def count_words(corpus: Corpus, index: int, chunk: int = 1 << 20) -> int:
+    """Words of a document, between spaces; the tokens of a vocabulary of words."""
+    tokens, tokenizer = corpus.document(index), corpus.tokenizer
+    if tokenizer.unit == "word":
+        return len(tokens)
+    count, inside = 0, False
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # spaces are those of Unicode
+    for start in range(0, len(tokens), chunk):
+        text = decoder.decode(tokenizer.decode(tokens[start : start + chunk]))
+        if text:
+            # A word that goes on over the cut counts once.
+            count += len(text.split()) - (inside and not text[0].isspace())
+            inside = not text[-1].isspace()
+    return count
+
+
+class _Found:
+    """What is found out about the documents of a corpus."""
+
+    def __init__(self, corpus: Corpus, with_losses: bool, progress: Callable[[int], None]):
+        self.nats = torch.zeros(corpus.num_documents, dtype=torch.float64)
+        self.losses: list[list[NDArray[np.float32]]] = [[] for _ in range(corpus.num_documents)]
+        self.with_losses, self.progress = with_losses, progress
+
+    def add(self, document: int, losses_T: Tensor, targets_T: Tensor) -> None:
+        """Some tokens of a document, those without a target left out."""
+        self.nats[document] += losses_T.sum()
+        if self.with_losses:
+            self.losses[document].append(losses_T[targets_T >= 0].float().numpy())
+
+
+class _Reader(AbstractContextManager[None]):
+    """Reads segments with a model."""
+
+    def __init__(self, model: LanguageModel):
+        self.model = model
+
+    def begin(self, state: Memory) -> Memory:
+        """The state to begin with."""
+        return state
+
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Memory) -> tuple[Tensor, Memory]:
+        """float64 [B, T] -log probability of each target, 0 where the target is -1, and the new state."""
+        device = state.document.device
+        output = self.model(inputs.to(device), state, targets=targets.to(device))
+        return output.losses.double().cpu(), output.memory
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Fixed(_Reader):
+    """Keeps keys and values, since the weights stay as they are."""
+
+    def begin(self, state: Memory) -> Memory:
+        return self.model.core.with_cache(state)
+
+
+class _Learner(_Reader):
+    """Learns from each segment after scoring it, and forgets it all in the end."""
+
+    def __init__(self, model: LanguageModel, learning_rate: float):
+        super().__init__(model)
+        self.before = {name: x.clone() for name, x in model.state_dict().items()}
+        self.adam = torch.optim.Adam(model.parameters(), lr=learning_rate)
+
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Memory) -> tuple[Tensor, Memory]:
+        with torch.enable_grad():
+            device = state.document.device
+            output = self.model(inputs.to(device), state, targets=targets.to(device))
+            (output.losses.sum() / max(int((targets >= 0).sum()), 1)).backward()
+        self.adam.step()
+        self.adam.zero_grad()
+        torch.clear_autocast_cache()  # or the next segment is read with the weights of before
+        return output.losses.detach().double().cpu(), output.memory.detach()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.load_state_dict(self.before)
+
+
+def _score_apart(read: _Reader, corpus: Corpus, state: Memory, found: _Found) -> None:
     """Documents side by side, one in each row; a row takes the next document at a segment boundary.
 
     So every document begins with a segment, and no score depends on what is read beside it. What pads the
@@ -116,16 +229,16 @@ def _score_apart(
     """
     T = state.segment
     compresses = any(layer.sizes[0] for layer in state.layers)
-    whole = math.lcm(T, model.config.compression_rate) if compresses else T
+    whole = math.lcm(T, read.model.config.compression_rate) if compresses else T
     waiting = _inputs_and_targets(corpus, whole)
     rows = [(next(waiting), 0) for _ in range(state.batch_size)]
     while rows:
         inputs = torch.stack([document.inputs[at : at + T] for document, at in rows])
         targets = torch.stack([document.targets[at : at + T] for document, at in rows])
-        losses_BT, state = _read(model, inputs, targets, state)
-        for (document, _), losses_T in zip(rows, losses_BT, strict=True):
-            nats[document.index] += losses_T.sum()
-        progress(int((targets >= 0).sum()))
+        losses_BT, state = read(inputs, targets, state)
+        for (document, _), losses_T, targets_T in zip(rows, losses_BT, targets, strict=True):
+            found.add(document.index, losses_T, targets_T)
+        found.progress(int((targets >= 0).sum()))
         rows, state = _next_rows(rows, waiting, state)
 
 
@@ -165,9 +278,7 @@ def _next_rows(
     return [(document, at) for document, at in moved if document is not None], state
 
 
-def _score_stream(
-    model: LanguageModel, corpus: Corpus, state: Memory, nats: Tensor, progress: Callable[[int], None]
-) -> None:
+def _score_stream(read: _Reader, corpus: Corpus, state: Memory, found: _Found) -> None:
     """All documents as one stream, in order, each behind its document token."""
     stream, boundary = Stream(corpus), corpus.tokenizer.document_token
     document = -1
@@ -175,90 +286,10 @@ def _score_stream(
         count = min(state.segment, len(stream) - 1 - start)
         tokens = torch.from_numpy(stream.read(start, count + 1))
         document_T = document + (tokens[:-1] == boundary).cumsum(0)
-        document = int(document_T[-1])
         targets = tokens[1:].masked_fill(tokens[1:] == boundary, -1)
-        losses_BT, state = _read(model, tokens[None, :-1], targets[None], state)
-        nats.index_add_(0, document_T, losses_BT[0])
-        progress(count)
-
-
-def _read(model: LanguageModel, inputs: Tensor, targets: Tensor, state: Memory) -> tuple[Tensor, Memory]:
-    """float64 [B, T] -log probability of each target, 0 where the target is -1, and the new state."""
-    device = state.document.device
-    output = model(inputs.to(device), state, targets=targets.to(device))
-    return output.losses.double().cpu(), output.memory
-
-
-def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:
-    """Equal pieces spread evenly over a corpus, as documents: a quick look, read side by side.
-
-    Each piece begins with an empty state, so it scores a little worse than the whole.
-    """
-    length = max(min(length, corpus.num_tokens // num_pieces), 1)
-    count = min(num_pieces, corpus.num_tokens // length)
-    apart = corpus.num_tokens // max(count, 1)
-    pieces = [np.asarray(corpus.tokens[i * apart : i * apart + length]) for i in range(count)]
-    sizes = [len(corpus.tokenizer.decode(piece)) for piece in pieces]
-    return Corpus(
-        tokens=np.concatenate(pieces),
-        starts=np.arange(count + 1, dtype=np.int64) * length,
-        names=tuple(f"piece {i + 1}" for i in range(count)),
-        num_bytes=np.array(sizes, np.int64),
-        tokenizer=corpus.tokenizer,
-    )
-
-
-TIERS = ("compressed", "recent", "window")
-BUCKETS = 6
-"""Parts into which each tier is cut to show where attention goes (paper Figure 2)."""
-
-
-def attention_by_bucket(
-    model: LanguageModel,
-    corpus: Corpus,
-    *,
-    num_rows: int = 8,
-    segments: int = 4,
-    precision: Precision = "auto",
-) -> dict[str, list[float]]:
-    """Where attention goes once memory is full (paper Figure 2).
-
-    Args:
-        model: is put in evaluation mode.
-        corpus: text to read; rows of it are read until memory is full, then ``segments`` more are counted.
-
-    Returns:
-        For ``compressed``, ``recent`` and ``window`` six numbers, oldest first: the attention that each sixth
-        of the tier receives, mean over rows, heads, queries and layers. A tier of fewer than six slots is
-        left out.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    c = model.config
-    reach = max(recent + c.compression_rate * compressed for recent, compressed in c.layer_sizes())
-    skip = -(-reach // c.segment)
-    text = excerpt(corpus, num_pieces=num_rows, length=(skip + segments) * c.segment)
-    inputs = torch.from_numpy(text.tokens.astype(np.int64)).view(text.num_documents, -1).to(device)
-    skipped = max(min(skip * c.segment, inputs.shape[1] - c.segment), 0)
-    with torch.no_grad(), autocast(device, precision):
-        state = model(inputs[:, :skipped]).memory if skipped else model.init_memory(len(inputs))
-        output = model(inputs[:, skipped:], state, with_attention=True)
-    assert output.attention is not None
-    per_layer = [bucket_sums(a, m.sizes) for a, m in zip(output.attention, state.layers, strict=True)]
-    found = {name: [sums[name] for sums in per_layer if name in sums] for name in TIERS}
-    # A layer without the tier gives it nothing, hence the division by all layers.
-    return {name: (np.sum(rows, axis=0) / len(per_layer)).tolist() for name, rows in found.items() if rows}
-
-
-def bucket_sums(attention_S: Tensor, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
-    """Sums of attention in six parts of each tier, oldest first; the last part takes the rest."""
-    found, start = {}, 0
-    for name, size in zip(TIERS, sizes, strict=True):
-        if size >= BUCKETS:
-            width = size // BUCKETS
-            parts = attention_S[start : start + size].split(
-                [width] * (BUCKETS - 1) + [size - width * (BUCKETS - 1)]
-            )
-            found[name] = [float(part.sum()) for part in parts]
-        start += size
-    return found
+        losses_BT, state = read(tokens[None, :-1], targets[None], state)
+        for index in range(max(document, 0), int(document_T[-1]) + 1):
+            here = document_T == index
+            found.add(index, losses_BT[0, here], targets[here])
+        document = int(document_T[-1])
+        found.progress(count)

@@ -39,6 +39,13 @@ class Arguments:
     """Where to compute; auto takes a GPU if there is one."""
     precision: Precision = "auto"
     """bfloat16 for matrix products where the processor is fast at it."""
+    dynamic: float | None = None
+    """Dynamic evaluation: learn from each segment once it is scored, by Adam at this rate, e.g. 1e-4."""
+    by_position: bool = False
+    """Also tell the loss by the place in the document: does it fall beyond the reach of a window?"""
+    frequencies: str | None = None
+    """Also tell the loss by how frequent a word is: FILE.json of 'tokenizer train --kind words' made from
+    the training text."""
     json: bool = False
     """Answer for programs."""
 
@@ -46,7 +53,7 @@ class Arguments:
 def main(arguments: Sequence[str]) -> None:
     """Scores files with a run."""
     a = parse(Arguments, arguments, verb="evaluate")
-    evaluation = score_files(
+    scored = score_files(
         a.run,
         a.paths,
         memory=a.memory,
@@ -56,5 +63,8 @@ def main(arguments: Sequence[str]) -> None:
         rows=a.rows,
         device=a.device,
         precision=a.precision,
+        learning_rate=a.dynamic,
+        by_position=a.by_position,
+        frequencies=a.frequencies,
     )
-    print(json.dumps(scores_as_json(evaluation), indent=2) if a.json else describe_scores(evaluation))
+    print(json.dumps(scores_as_json(scored), indent=2) if a.json else describe_scores(scored))

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from compressive_transformer.data.cache import default_cache, prepare, prepare_dataset
-from compressive_transformer.data.corpus import Corpus, split
+from compressive_transformer.data.corpus import Corpus, excerpt, split
 from compressive_transformer.data.dataset import open_dataset, verify_dataset
 from compressive_transformer.data.pool import Preparing
 from compressive_transformer.data.shards import Shards
@@ -31,6 +31,7 @@ __all__ = [
     "Tokenizer",
     "default_cache",
     "embedded_books",
+    "excerpt",
     "get_tokenizer",
     "open_dataset",
     "open_stream",

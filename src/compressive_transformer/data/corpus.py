@@ -130,6 +130,25 @@ def split(corpus: Corpus, *, fraction: float = 0.05, max_tokens: int | None = No
     return _divide(corpus, foremost, cut)
 
 
+def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:
+    """Equal pieces spread evenly over a corpus, as documents: a quick look, read side by side.
+
+    Each piece begins with an empty state, so it scores a little worse than the whole.
+    """
+    length = max(min(length, corpus.num_tokens // num_pieces), 1)
+    count = min(num_pieces, corpus.num_tokens // length)
+    apart = corpus.num_tokens // max(count, 1)
+    pieces = [np.asarray(corpus.tokens[i * apart : i * apart + length]) for i in range(count)]
+    sizes = [len(corpus.tokenizer.decode(piece)) for piece in pieces]
+    return Corpus(
+        tokens=np.concatenate(pieces),
+        starts=np.arange(count + 1, dtype=np.int64) * length,
+        names=tuple(f"piece {i + 1}" for i in range(count)),
+        num_bytes=np.array(sizes, np.int64),
+        tokenizer=corpus.tokenizer,
+    )
+
+
 def _divide(corpus: Corpus, index: int, cut: int) -> tuple[Corpus, Corpus]:
     """Divide at token ``cut``, which lies in document ``index`` or is its start."""
     start, stop = map(int, corpus.starts[index : index + 2])

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from compressive_transformer.evaluate import TIERS
+from compressive_transformer.analysis import TIERS
 from compressive_transformer.report.runs import Array, Run, buckets
 
 COLORS = {"compressed": "#7b3294", "recent": "#2c7bb6", "window": "#1a9850"}

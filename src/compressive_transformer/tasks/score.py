@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.progress import Progress
 
+from compressive_transformer.analysis import Part, loss_by_frequency, loss_by_position
 from compressive_transformer.checkpoint import load_run
+from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, Score, evaluate
 from compressive_transformer.precision import Device, Precision, pick_device
 from compressive_transformer.tasks.prepare import prepare_shown
+
+PLACES = tuple(2**n for n in range(6, 18))
+"""Where parts of a document begin when the loss is told by place: 64, 128 ... 131,072."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Scores, and the loss by what was asked for."""
+
+    evaluation: Evaluation
+    by_position: list[Part] | None
+    by_frequency: list[Part] | None
 
 
 def score_files(
@@ -26,10 +42,14 @@ def score_files(
     rows: int,
     device: Device,
     precision: Precision,
-) -> Evaluation:
+    learning_rate: float | None,
+    by_position: bool,
+    frequencies: str | None,
+) -> Scored:
     """Reads the run and the files, and scores each document behind a progress bar."""
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
+    vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
     from rich.console import Console
@@ -37,7 +57,7 @@ def score_files(
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"reading {corpus.num_tokens:,} {corpus.unit}s", total=corpus.num_tokens)
-        return evaluate(
+        found = evaluate(
             loaded.model,
             corpus,
             memory=memory,
@@ -45,32 +65,71 @@ def score_files(
             reset_documents=not carry,
             num_rows=rows,
             precision=precision,
+            learning_rate=learning_rate,
+            with_losses=by_position or vocabulary is not None,
             progress=lambda tokens: bar.advance(task, tokens),
         )
+    losses = found.losses or ()
+    return Scored(
+        evaluation=found,
+        by_position=loss_by_position(losses, PLACES) if by_position else None,
+        by_frequency=loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None,
+    )
 
 
-def scores_as_json(evaluation: Evaluation) -> dict[str, Any]:
+def scores_as_json(scored: Scored) -> dict[str, Any]:
     """All scores, with their units in the names."""
-    return {"total": _as_json(evaluation.total, evaluation.unit)} | {
-        "documents": [_as_json(d, evaluation.unit) for d in evaluation.documents]
-    }
+    found = scored.evaluation
+    answer: dict[str, Any] = {"total": _as_json(found.total, found.unit)}
+    answer["documents"] = [_as_json(document, found.unit) for document in found.documents]
+    if found.learning_rate is not None:
+        answer["dynamic_evaluation"] = {"learning_rate": found.learning_rate}
+    for name in ("by_position", "by_frequency"):
+        if parts := getattr(scored, name):
+            answer[name] = [asdict(part) for part in parts]
+    return answer
 
 
 def _as_json(score: Score, unit: str) -> dict[str, Any]:
-    return {
+    answer = {
         "name": score.name,
         "num_bytes": score.num_bytes,
+        "num_words": score.num_words,
         "nats": score.nats,
         "bits_per_byte": score.bits_per_byte,
         f"perplexity_per_{unit}": score.perplexity,
     }
+    return answer | {"perplexity_per_word": score.word_perplexity}
 
 
-def describe_scores(evaluation: Evaluation) -> str:
-    """A table: a line for each document, and the total last."""
-    head = f"{'bytes':>12}  {'bits/byte':>9}  {f'perplexity/{evaluation.unit}':>15}  document"
-    rows = (
-        [*evaluation.documents, evaluation.total] if len(evaluation.documents) > 1 else evaluation.documents
-    )
-    lines = [f"{s.num_bytes:>12,}  {s.bits_per_byte:>9.4f}  {s.perplexity:>15.4f}  {s.name}" for s in rows]
-    return "\n".join([head, *lines])
+def describe_scores(scored: Scored) -> str:
+    """Tables: a line for each document and the total last, and what else was asked for."""
+    found = scored.evaluation
+    units = dict.fromkeys([found.unit, "word"])
+    head = f"{'bytes':>12}  {'bits/byte':>9}" + "".join(f"  {f'perplexity/{unit}':>18}" for unit in units)
+    documents = [*found.documents, found.total] if len(found.documents) > 1 else found.documents
+    lines = [head + "  document"]
+    for s in documents:
+        values = [s.perplexity, s.word_perplexity][: len(units)]
+        cells = "".join(f"  {value:>18,.4f}" for value in values)
+        lines.append(f"{s.num_bytes:>12,}  {s.bits_per_byte:>9.4f}{cells}  {s.name}")
+    if found.learning_rate is not None:
+        rate = f"{found.learning_rate:g}"
+        lines.append(
+            f"Dynamic evaluation: the model learnt from the text as it went, by Adam at {rate}; not to be "
+            "compared with scores of a model that stays as it is"
+        )
+    if scored.by_position:
+        lines += ["", *_parts(scored.by_position, f"{found.unit} of its document", found.unit)]
+    if scored.by_frequency:
+        lines += ["", *_parts(scored.by_frequency, "times in the training text", "word")]
+    return "\n".join(lines)
+
+
+def _parts(parts: Sequence[Part], title: str, unit: str) -> list[str]:
+    lines = [f"{unit + 's':>12}  {f'bits/{unit}':>12}  {title}"]
+    for part in parts:
+        if part.count:
+            bits = part.nats / part.count / math.log(2)
+            lines.append(f"{part.count:>12,}  {bits:>12.4f}  {part.name}")
+    return lines

@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 
+from compressive_transformer.analysis import attention_by_bucket
 from compressive_transformer.checkpoint import save_config
 from compressive_transformer.data import (
     Corpus,
     Lanes,
     StreamedLanes,
     Tokenizer,
+    excerpt,
     get_tokenizer,
 )
 from compressive_transformer.errors import UsageError
-from compressive_transformer.evaluate import Evaluation, attention_by_bucket, evaluate, excerpt
+from compressive_transformer.evaluate import Evaluation, evaluate
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.tasks.corpora import Text, load_text
