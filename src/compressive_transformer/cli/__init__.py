@@ -25,6 +25,7 @@ The Compressive Transformer: a language model that reads streams of any length a
   info RUN            size, reach and cost: compressive info runs/mine
   prepare PATH        make tokens first:    compressive prepare books/ --out data/books
   tokenizer train ... make a vocabulary:    compressive tokenizer train books/ --out subwords.json
+  benchmark NAME PATH the paper's data:     compressive benchmark enwik8 enwik8.zip
 
 Start here: 'compressive train' alone trains for three minutes on two novels that come with the package, says
 how well it compresses beside gzip, bzip2 and xz, and leaves a run folder for the other verbs.
@@ -32,7 +33,7 @@ Every verb explains itself: 'compressive train --help'. Answers for programs: --
 """
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
 """How torch says it, there being no exception for it on CPU."""
-VERBS = ("train", "evaluate", "generate", "report", "info", "prepare", "tokenizer")
+VERBS = ("train", "evaluate", "generate", "report", "info", "prepare", "tokenizer", "benchmark")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

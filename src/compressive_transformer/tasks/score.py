@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
@@ -13,6 +14,8 @@ from rich.progress import Progress
 from compressive_transformer.analysis import Part, loss_by_frequency, loss_by_position
 from compressive_transformer.checkpoint import load_run
 from compressive_transformer.data import get_tokenizer
+from compressive_transformer.data.benchmarks import Part as BenchmarkPart
+from compressive_transformer.data.benchmarks import part_of
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import Evaluation, Score, evaluate
 from compressive_transformer.precision import Device, Precision, pick_device
@@ -29,6 +32,15 @@ class Scored:
     evaluation: Evaluation
     by_position: list[Part] | None
     by_frequency: list[Part] | None
+    part: BenchmarkPart | None
+    """Of which benchmark this is a part, if it is."""
+
+    @property
+    def official_word_perplexity(self) -> float | None:
+        """Per word, of as many words as all count who report on this whole part; None if there is no such."""
+        if self.part is None or not self.part.complete or self.part.official_words is None:
+            return None
+        return replace(self.evaluation.total, num_words=self.part.official_words).word_perplexity
 
 
 def score_files(
@@ -74,6 +86,7 @@ def score_files(
         evaluation=found,
         by_position=loss_by_position(losses, PLACES) if by_position else None,
         by_frequency=loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None,
+        part=part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None,
     )
 
 
@@ -84,6 +97,9 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
     answer["documents"] = [_as_json(document, found.unit) for document in found.documents]
     if found.learning_rate is not None:
         answer["dynamic_evaluation"] = {"learning_rate": found.learning_rate}
+    if scored.part:
+        answer["benchmark"] = asdict(scored.part)
+        answer["benchmark"]["perplexity_per_official_word"] = scored.official_word_perplexity
     for name in ("by_position", "by_frequency"):
         if parts := getattr(scored, name):
             answer[name] = [asdict(part) for part in parts]
@@ -119,6 +135,14 @@ def describe_scores(scored: Scored) -> str:
             f"Dynamic evaluation: the model learnt from the text as it went, by Adam at {rate}; not to be "
             "compared with scores of a model that stays as it is"
         )
+    if scored.part:
+        lines.append(f"This is {scored.part.describe()}")
+    if scored.official_word_perplexity is not None and scored.part:
+        words = f"the {scored.part.official_words:,} words that the authors count"
+        lines.append(f"Word perplexity, by {words}: {scored.official_word_perplexity:.4f}")
+    elif scored.part and scored.part.books:
+        books = ", ".join(scored.part.books)
+        lines.append(f"Books: {books}. Perplexity per word is by the words counted here")
     if scored.by_position:
         lines += ["", *_parts(scored.by_position, f"{found.unit} of its document", found.unit)]
     if scored.by_frequency:

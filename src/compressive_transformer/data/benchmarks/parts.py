@@ -1,0 +1,113 @@
+"""Parts of a data set: their files, and what counts in them."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from compressive_transformer.data.files import Source
+from compressive_transformer.data.sources import read_chunks
+from compressive_transformer.data.words import UNKNOWN
+from compressive_transformer.errors import UsageError
+
+SPLITS = ("train", "valid", "test")
+Tell = Callable[[int], None]
+"""Is told how many bytes were read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A file of a part."""
+
+    path: Path
+    book: str = ""
+    """Its number, if it is a book."""
+
+
+Files = dict[str, list[Found]]
+"""By part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What is in the files of a part."""
+
+    num_bytes: int
+    num_words: int
+    """Between spaces."""
+    lines: int
+    unknown: int
+    """Words that are ``<unk>``."""
+
+
+class Benchmark(Protocol):
+    """A data set that others report on."""
+
+    utf8: bool
+    """Whether its text must be UTF-8."""
+    line_ends_count: bool
+    """Whether each end of a line counts as a word."""
+
+    def find(self, source: str, work: Path, *, part: bool) -> Files:
+        """The files of each part of it, of which those that must be unpacked or cut are put into ``work``.
+
+        Raises:
+            UsageError: the source is not the data set.
+        """
+        ...
+
+    def lacks(self, split: str, files: Sequence[Found], counts: Counts) -> str | None:
+        """Why a part is not the whole part that others report on; None if it is."""
+        ...
+
+    def official_words(self, split: str) -> int | None:
+        """By which all divide who report on the whole part; None if by the words that are counted."""
+        ...
+
+
+def count(files: Sequence[Found], *, utf8: bool, tell: Tell) -> Counts:
+    """Reads the files of a part.
+
+    Raises:
+        UsageError: one is empty, or not UTF-8 although it must be.
+    """
+    totals = [0, 0, 0, 0]
+    for found in files:
+        for i, number in enumerate(_count(found.path, utf8, tell)):
+            totals[i] += number
+    num_bytes, num_words, lines, unknown = totals
+    return Counts(num_bytes=num_bytes, num_words=num_words, lines=lines, unknown=unknown)
+
+
+def _count(path: Path, utf8: bool, tell: Tell) -> tuple[int, int, int, int]:
+    decoder = codecs.getincrementaldecoder("utf-8")("strict" if utf8 else "replace")
+    num_bytes = words = lines = unknown = 0
+    inside = False
+    try:
+        for chunk in read_chunks(Source(str(path), path, named=True), report=tell):  # empty ones are refused
+            num_bytes += len(chunk)
+            lines += chunk.count(b"\n")
+            unknown += chunk.count(UNKNOWN)
+            if text := decoder.decode(chunk):
+                words += len(text.split()) - (inside and not text[0].isspace())
+                inside = not text[-1].isspace()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        byte = f"{error.object[error.start]:#04x}"
+        raise UsageError(f"{path} is not UTF-8 (it has a byte {byte}); convert it, or leave it out") from None
+    return num_bytes, words, lines, unknown
+
+
+def folder_of(source: str) -> Path:
+    """The source as a folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{source} is not a folder; give the folder that the data set was unpacked to")
+    return folder
