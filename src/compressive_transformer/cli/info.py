@@ -11,7 +11,7 @@ import tyro
 
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
-from compressive_transformer.recipes import RECIPES
+from compressive_transformer.recipes import RECIPES, VOCABULARIES
 from compressive_transformer.tasks.info import describe, facts
 from compressive_transformer.train.parallel import Strategy
 
@@ -38,5 +38,5 @@ def main(arguments: Sequence[str]) -> None:
     changes = {k: v for k, v in {"parallel": a.parallel, "lanes": a.lanes}.items() if v is not None}
     if changes and a.processes is None:
         raise UsageError(f"--{' and --'.join(changes)} are for many processes; add --processes N")
-    found = facts(a.run, RECIPES, processes=a.processes, changes=changes)
+    found = facts(a.run, RECIPES, VOCABULARIES, processes=a.processes, changes=changes)
     print(json.dumps(found, indent=2) if a.json else describe(found))

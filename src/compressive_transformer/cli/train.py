@@ -11,6 +11,7 @@ from compressive_transformer.checkpoint import Store
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
+from compressive_transformer.recipes.paper import Size
 from compressive_transformer.report import picture_of
 from compressive_transformer.tasks.folder import is_restarted
 from compressive_transformer.tasks.resume import saved_config
@@ -31,6 +32,8 @@ class Arguments(TrainConfig):
     """Resume with an empty memory; then lanes and processes may be others than before."""
     accept_changes: bool = False
     """Resume although text, seed, tokenizer or model are others than before."""
+    size: Size | None = None
+    """Of a recipe for one of the paper's data sets: paper (also if not given), or small."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,7 +48,10 @@ def main(arguments: Sequence[str]) -> None:
             raise UsageError(
                 f"recipe {name!r} and --resume {run}: the run has its settings; leave out the recipe"
             )
-    default = saved_config(Path(run)) if run else get_recipe(name)
+    size, rest = _size(rest)
+    if run and size:
+        raise UsageError(f"--size {size} and --resume {run}: the run has its size; leave out --size")
+    default = saved_config(Path(run)) if run else get_recipe(name, size)
     a = _parse(name, rest, default)
     config = TrainConfig(**{field.name: getattr(a, field.name) for field in fields(TrainConfig)})
     if all(getattr(config, budget) is None for budget in BUDGET):
@@ -54,6 +60,12 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--out {config.out} and --resume {run}: a run stays in its folder; leave out --out")
     if not run and (a.reset_memory or a.accept_changes):
         raise UsageError("--reset-memory and --accept-changes are for --resume RUN")
+    missing = [path for path in config.data if path in default.data and not Path(path).exists()]
+    if missing and not run:
+        raise UsageError(
+            f"recipe {name!r} reads {missing[0]}, which is not there; make it by 'compressive benchmark' "
+            "(--help explains), or give --data"
+        )
     resume = None
     if folder := run or _restarted(config):
         resume = Resume(run=Path(folder), reset_memory=a.reset_memory, accept_changes=a.accept_changes)
@@ -83,6 +95,16 @@ def _resumed(arguments: Sequence[str]) -> str | None:
         if word.startswith("--resume="):
             return word.partition("=")[2]
     return None
+
+
+def _size(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The size of the recipe, which must be known before its settings can be the defaults; and the rest."""
+    for i, word in enumerate(arguments):
+        if word == "--size" and i + 1 < len(arguments):
+            return arguments[i + 1], [*arguments[:i], *arguments[i + 2 :]]
+        if word.startswith("--size="):
+            return word.partition("=")[2], [*arguments[:i], *arguments[i + 1 :]]
+    return None, arguments
 
 
 def _restarted(config: TrainConfig) -> str | None:

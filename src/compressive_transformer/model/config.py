@@ -54,6 +54,8 @@ class ModelConfig:
     """RMS norm of each head's queries and keys, which lets them learn fast (the paper has none)."""
     dropout: float = 0.0
     """Probability of dropping attention weights, hidden units and sub-layer outputs in training."""
+    variational_dropout: bool = False
+    """Drop the same hidden units for all tokens of a segment and row, as the paper trained."""
     adaptive_cutoffs: tuple[int, ...] = ()
     """Adaptive embedding and softmax, tied: first words of the clusters of rare words. None: plain tables."""
     adaptive_factor: int = 4

@@ -19,6 +19,7 @@ from compressive_transformer.model.checks import check_inputs, check_memory, che
 from compressive_transformer.model.config import ModelConfig, check_sizes, configure, each_layer
 from compressive_transformer.nn.attention import RelativeAttention
 from compressive_transformer.nn.compression import COMPRESSORS, Compressor, DilatedConv
+from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
 from compressive_transformer.nn.layer import CompressiveLayer, Piece
 
@@ -71,7 +72,7 @@ class CompressiveTransformer(nn.Module):
         layers = nn.ModuleList(_build_layer(self.config, i) for i in range(self.config.num_layers))
         self.layers = cast("list[CompressiveLayer]", layers)
         self.final_norm = nn.LayerNorm(self.config.dim) if self.config.final_norm else nn.Identity()
-        self.dropout = nn.Dropout(self.config.dropout)
+        self.dropout = Dropout(self.config.dropout, self.config.variational_dropout)
         c = self.config
         self._period = math.lcm(c.segment, c.compression_rate)
         self.reset_parameters()
@@ -238,7 +239,8 @@ def _build_layer(c: ModelConfig, index: int) -> CompressiveLayer:
         qk_norm=c.qk_norm,
         dropout=c.dropout,
     )
-    feed_forward = FeedForward(c.dim, c.mlp_dim or 4 * c.dim, c.activation, c.dropout)
+    dropout = Dropout(c.dropout, c.variational_dropout)
+    feed_forward = FeedForward(c.dim, c.mlp_dim or 4 * c.dim, c.activation, dropout)
     compressor = _build_compressor(c) if compressed else None
     return CompressiveLayer(
         c.dim,
@@ -247,7 +249,7 @@ def _build_layer(c: ModelConfig, index: int) -> CompressiveLayer:
         compressor,
         loss=c.compression_loss,
         norm=c.norm,
-        dropout=c.dropout,
+        dropout=dropout,
         mask_empty=not c.faithful,
     )
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compressive_transformer.nn.dropout import Dropout
+
 
 class SquaredReLU(nn.Module):
     """max(x, 0)^2 (So et al. 2021, Primer)."""
@@ -24,11 +26,11 @@ ActivationName = Literal["relu2", "gelu", "relu"]
 class FeedForward(nn.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, dim: int, hidden: int, activation: str, dropout: float):
+    def __init__(self, dim: int, hidden: int, activation: str, dropout: Dropout):
         super().__init__()
         self.up = nn.Linear(dim, hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.down = nn.Linear(hidden, dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

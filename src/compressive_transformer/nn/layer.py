@@ -22,6 +22,7 @@ from compressive_transformer.memory import (
 )
 from compressive_transformer.nn.attention import Places, RelativeAttention, places
 from compressive_transformer.nn.compression import Compressor
+from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
 
 NormPlacement = Literal["pre", "post"]
@@ -101,7 +102,7 @@ class CompressiveLayer(nn.Module):
         *,
         loss: LossName = "attention",
         norm: NormPlacement = "pre",
-        dropout: float = 0.0,
+        dropout: Dropout | None = None,
         mask_empty: bool = True,
     ):
         super().__init__()
@@ -111,7 +112,7 @@ class CompressiveLayer(nn.Module):
         learns = compressor is not None and any(True for _ in compressor.parameters())
         self.loss: LossName = loss if learns else "none"
         self.auto_encoding = AutoEncoding(dim, self.rate) if self.loss == "auto-encoding" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout or Dropout(0.0)
         self.pre_norm, self.mask_empty = norm == "pre", mask_empty
 
     @property

@@ -1,21 +1,38 @@
 """Whole runs as plain Python functions: the settings of a name."""
 
+from __future__ import annotations
+
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.recipes.paper import Size, enwik8, pg19, wikitext103
 from compressive_transformer.recipes.tiny import tiny
 from compressive_transformer.recipes.tiny_paper import tiny_paper
 from compressive_transformer.train import TrainConfig
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny, "tiny-paper": tiny_paper}
+RECIPES: dict[str, Callable[..., TrainConfig]] = {
+    "tiny": tiny,
+    "tiny-paper": tiny_paper,
+    "enwik8": enwik8,
+    "wikitext103": wikitext103,
+    "pg19": pg19,
+}
+VOCABULARIES = {"wikitext103": 267_736, "pg19": 32_000}
+"""Tokens of data sets whose tokenizer has to be made first, the document token among them."""
 
 
-def get_recipe(name: str) -> TrainConfig:
+def get_recipe(name: str, size: str | None = None) -> TrainConfig:
     """The settings of a recipe.
 
+    Args:
+        name: of the recipe.
+        size: ``paper`` or ``small``, of those that have sizes; None is the paper's.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name or size.
     """
     if name not in RECIPES:
         hint = (
@@ -24,7 +41,13 @@ def get_recipe(name: str) -> TrainConfig:
             else f"choose from {', '.join(sorted(RECIPES))}"
         )
         raise UsageError(f"unknown recipe {name!r}; {hint}")
-    return RECIPES[name]()
+    if size is None:
+        return RECIPES[name]()
+    if not inspect.signature(RECIPES[name]).parameters:
+        raise UsageError(f"recipe {name!r} has one size; leave out --size {size}")
+    if size not in get_args(Size):
+        raise UsageError(f"size {size!r} is unknown; use one of {', '.join(get_args(Size))}")
+    return RECIPES[name](size)
 
 
-__all__ = ["RECIPES", "get_recipe", "tiny", "tiny_paper"]
+__all__ = ["RECIPES", "VOCABULARIES", "enwik8", "get_recipe", "pg19", "tiny", "tiny_paper", "wikitext103"]

@@ -21,6 +21,7 @@ from compressive_transformer.train.scaling import scaling
 def facts(
     run: str,
     recipes: dict[str, Any],
+    vocabularies: Mapping[str, int],
     *,
     processes: int | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -30,14 +31,19 @@ def facts(
     Args:
         run: a run folder or the name of a recipe.
         recipes: the recipes by name.
+        vocabularies: tokens of those recipes whose tokenizer may yet have to be made.
         processes: also what a training step costs each of so many.
         changes: settings that are others for these.
     """
     if run in recipes and not os.path.exists(run):
         config: TrainConfig = recipes[run]()
-        tokenizer = get_tokenizer(config.tokenizer)
-        found = _facts(run, config.model, tokenizer.vocab_size, tokenizer.unit, asdict(config))
-        return found | _plan(config, tokenizer.vocab_size, processes, changes)
+        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+            vocab_size, unit = vocabularies[run], "token"
+        else:
+            tokenizer = get_tokenizer(config.tokenizer)
+            vocab_size, unit = tokenizer.vocab_size, tokenizer.unit
+        found = _facts(run, config.model, vocab_size, unit, asdict(config))
+        return found | _plan(config, vocab_size, processes, changes)
     path = Path(run)
     if not os.path.exists(run):
         raise UsageError(f"{run} is neither a run folder nor a recipe ({', '.join(sorted(recipes))})")

@@ -21,6 +21,8 @@ class OptimizerConfig:
     """Peak learning rate of AdamW."""
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
+    beta2: float = 0.95
+    """Decay of AdamW's mean of squared gradients."""
     weight_decay: float = 0.1
     """Decay of AdamW's matrices, per unit of learning rate."""
     warmup_steps: int = 50
@@ -43,6 +45,8 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup_steps", "final_lr", "update_period_from"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} {getattr(self, name)} is not allowed; use 0 or more")
+        if not 0 <= self.beta2 < 1:
+            raise UsageError(f"beta2 {self.beta2} is not allowed; use 0 or more, and less than 1")
         if self.update_period < 1:
             raise UsageError(f"update_period {self.update_period} is not allowed; use 1 or more")
 

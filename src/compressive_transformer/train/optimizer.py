@@ -31,7 +31,7 @@ class Optimizer:
             {"params": [p for p in rest if id(p) in biases], "weight_decay": 0.0},
         ]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
         ]
         if matrices:
             self.parts.append(Muon(matrices, lr=config.muon_lr))
