@@ -174,6 +174,20 @@ def test_flags_of_evaluate(capsys: Capture, run: Path, text: Path, flags: list[s
     assert (expected.total.nats == usual.total.nats) == (flags[0] in ("--separator=\\n", "--rows=1"))
 
 
+def test_several_memories_are_tried_in_turn(capsys: Capture, monkeypatch: pytest.MonkeyPatch, run: Path):
+    feed(monkeypatch, SENTENCE * 9)
+    flags = ["--precision=float32", "--compressed-memory", "0", "8", "32"]
+    found = json.loads(answer(capsys, "evaluate", str(run), "-", "--json", *flags))
+    assert [one["compressed_memory"] for one in found] == [0, 8, 32]
+    bits = [one["total"]["bits_per_byte"] for one in found]
+    assert len(set(bits)) == 3
+    feed(monkeypatch, SENTENCE * 9)
+    table = answer(capsys, "evaluate", str(run), "-", *flags).splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        [str(slots), f"{b:.4f}"] for slots, b in zip((0, 8, 32), bits, strict=True)
+    ]
+
+
 def test_the_loss_by_place_and_by_word(capsys: Capture, run: Path, text: Path, tmp_path: Path):
     words = str(tmp_path / "words.json")
     main(["tokenizer", "train", str(text), "--out", words, "--kind", "words"])

@@ -11,7 +11,12 @@ import tyro
 
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.precision import Device, Precision
-from compressive_transformer.tasks.score import describe_scores, score_files, scores_as_json
+from compressive_transformer.tasks.score import (
+    describe_scores,
+    describe_sweep,
+    score_files,
+    scores_as_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +32,9 @@ class Arguments:
     """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input."""
     memory: int | None = None
     """Recent slots per layer, if other than in training."""
-    compressed_memory: int | None = None
-    """Compressed slots per layer, if other than in training; more often helps."""
+    compressed_memory: tuple[int, ...] = ()
+    """Compressed slots per layer, if other than in training; more often helps. Several are tried in turn:
+    choose by validation text, and score with the best."""
     carry: bool = False
     """Carry memory on from one document to the next, in order."""
     separator: str | None = None
@@ -57,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         a.run,
         a.paths,
         memory=a.memory,
-        compressed_memory=a.compressed_memory,
+        compressed_memory=a.compressed_memory or (None,),
         carry=a.carry,
         separator=a.separator,
         rows=a.rows,
@@ -67,4 +73,9 @@ def main(arguments: Sequence[str]) -> None:
         by_position=a.by_position,
         frequencies=a.frequencies,
     )
-    print(json.dumps(scores_as_json(scored), indent=2) if a.json else describe_scores(scored))
+    alone = len(scored) == 1
+    if a.json:
+        found = [scores_as_json(one) for one in scored]
+        print(json.dumps(found[0] if alone else found, indent=2))
+    else:
+        print(describe_scores(scored[0]) if alone else describe_sweep(scored))

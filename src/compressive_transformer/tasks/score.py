@@ -25,11 +25,13 @@ PLACES = tuple(2**n for n in range(6, 18))
 """Where parts of a document begin when the loss is told by place: 64, 128 ... 131,072."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scored:
     """Scores, and the loss by what was asked for."""
 
     evaluation: Evaluation
+    compressed_memory: int | None
+    """Slots of each layer; None if as in training."""
     by_position: list[Part] | None
     by_frequency: list[Part] | None
     part: BenchmarkPart | None
@@ -48,7 +50,7 @@ def score_files(
     paths: Sequence[str],
     *,
     memory: int | None,
-    compressed_memory: int | None,
+    compressed_memory: Sequence[int | None],
     carry: bool,
     separator: str | None,
     rows: int,
@@ -57,37 +59,43 @@ def score_files(
     learning_rate: float | None,
     by_position: bool,
     frequencies: str | None,
-) -> Scored:
-    """Reads the run and the files, and scores each document behind a progress bar."""
+) -> list[Scored]:
+    """Reads the run and the files, and scores each document behind a progress bar.
+
+    Returns:
+        The scores for each number of compressed slots.
+    """
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
     vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
+    part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
     from rich.console import Console
 
     console = Console(file=sys.stderr)
+    scored = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"reading {corpus.num_tokens:,} {corpus.unit}s", total=corpus.num_tokens)
-        found = evaluate(
-            loaded.model,
-            corpus,
-            memory=memory,
-            compressed_memory=compressed_memory,
-            reset_documents=not carry,
-            num_rows=rows,
-            precision=precision,
-            learning_rate=learning_rate,
-            with_losses=by_position or vocabulary is not None,
-            progress=lambda tokens: bar.advance(task, tokens),
-        )
-    losses = found.losses or ()
-    return Scored(
-        evaluation=found,
-        by_position=loss_by_position(losses, PLACES) if by_position else None,
-        by_frequency=loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None,
-        part=part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None,
-    )
+        total = len(compressed_memory) * corpus.num_tokens
+        task = bar.add_task(f"reading {corpus.num_tokens:,} {corpus.unit}s", total=total)
+        for slots in compressed_memory:
+            found = evaluate(
+                loaded.model,
+                corpus,
+                memory=memory,
+                compressed_memory=slots,
+                reset_documents=not carry,
+                num_rows=rows,
+                precision=precision,
+                learning_rate=learning_rate,
+                with_losses=by_position or vocabulary is not None,
+                progress=lambda tokens: bar.advance(task, tokens),
+            )
+            losses = found.losses or ()
+            places = loss_by_position(losses, PLACES) if by_position else None
+            words = loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None
+            scored.append(Scored(found, slots, places, words, part))
+    return scored
 
 
 def scores_as_json(scored: Scored) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
     found = scored.evaluation
     answer: dict[str, Any] = {"total": _as_json(found.total, found.unit)}
     answer["documents"] = [_as_json(document, found.unit) for document in found.documents]
+    if scored.compressed_memory is not None:
+        answer["compressed_memory"] = scored.compressed_memory
     if found.learning_rate is not None:
         answer["dynamic_evaluation"] = {"learning_rate": found.learning_rate}
     if scored.part:
@@ -147,6 +157,16 @@ def describe_scores(scored: Scored) -> str:
         lines += ["", *_parts(scored.by_position, f"{found.unit} of its document", found.unit)]
     if scored.by_frequency:
         lines += ["", *_parts(scored.by_frequency, "times in the training text", "word")]
+    return "\n".join(lines)
+
+
+def describe_sweep(scored: Sequence[Scored]) -> str:
+    """A line for each number of compressed slots."""
+    unit = scored[0].evaluation.unit
+    lines = [f"{'compressed slots':>16}  {'bits/byte':>9}  {f'perplexity/{unit}':>18}"]
+    for one in scored:
+        total = one.evaluation.total
+        lines.append(f"{one.compressed_memory:>16,}  {total.bits_per_byte:>9.4f}  {total.perplexity:>18,.4f}")
     return "\n".join(lines)
 
 
