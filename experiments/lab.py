@@ -1,0 +1,169 @@
+"""What the experiments share: arms trained on equal tokens of books, each run written down when it ends.
+
+A script names its arms and says what to measure; ``main`` does the rest. The record lies beside the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressive_transformer import LanguageModel
+from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, excerpt, prepare
+from compressive_transformer.evaluate import evaluate
+from compressive_transformer.precision import has_bfloat16
+from compressive_transformer.recipes import tiny
+from compressive_transformer.train import Progress, TrainConfig, Trainer
+
+Runs = list[dict[str, Any]]
+Measure = Callable[[LanguageModel, Corpus, Corpus], dict[str, Any]]
+"""Is given a trained model, the text that it was trained on and the text to score."""
+PIECES, LENGTH = 32, 8192
+
+
+def arm(base: TrainConfig | None = None, **changes: Any) -> TrainConfig:
+    """The recipe ``tiny``, or another, with changes; those of ``model`` and ``optimizer`` are by name."""
+    base = replace(base or tiny(), minutes=None, steps=None, tokens=None, compile="on")
+    inner = {
+        name: replace(getattr(base, name), **changes.pop(name))
+        for name in ("model", "optimizer")
+        if name in changes
+    }
+    return replace(base, **inner, **changes)
+
+
+def bits_per_byte(model: LanguageModel, train: Corpus, valid: Corpus) -> dict[str, Any]:
+    """The score on 32 pieces of 8,192 bytes, spread over the text."""
+    text = excerpt(valid, num_pieces=PIECES, length=LENGTH)
+    return {"bits_per_byte": evaluate(model, text, num_rows=PIECES).total.bits_per_byte}
+
+
+def main(
+    script: str,
+    description: str | None,
+    arms: Mapping[str, TrainConfig],
+    table: Callable[[Runs], str],
+    *,
+    measure: Measure = bits_per_byte,
+    tokens: int,
+    seeds: tuple[int, ...],
+) -> None:
+    """Trains and records what is missing, or prints what is there.
+
+    Args:
+        script: ``__file__`` of the caller.
+        description: of the experiment.
+        arms: settings by name; budget and seed are put in.
+        table: the markdown of all runs.
+        measure: what to find out about a trained model.
+        tokens, seeds: of each arm, if the command does not say.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", nargs="+", help="files or folders of text to learn from")
+    parser.add_argument("--valid", nargs="+", help="files or folders of text to score")
+    parser.add_argument("--arms", nargs="+", choices=arms, metavar="ARM", default=list(arms), help="(all)")
+    parser.add_argument("--tokens", type=int, default=tokens, help=f"of each run (default: {tokens:,})")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help=f"(default: {seeds})")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
+    parser.add_argument("--out", type=Path, default=Path(script).with_suffix(".json"), help="the record")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is recorded")
+    a = parser.parse_args()
+    if not a.table:
+        if not a.train or not a.valid:
+            parser.error("give --train and --valid, or --table")
+        torch.set_num_threads(a.threads)
+        _record(a, {name: arms[name] for name in a.arms}, measure)
+    if not a.out.exists():
+        parser.error(f"{a.out} is not there; train first")
+    print(table(json.loads(a.out.read_text(encoding="utf-8"))["runs"]))
+
+
+def _record(a: Any, arms: Mapping[str, TrainConfig], measure: Measure) -> None:
+    """The runs that are missing, arms side by side for each seed."""
+    train, valid = (prepare(paths, ByteTokenizer()) for paths in (a.train, a.valid))
+    found: dict[str, Any] = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {"runs": []}
+    done = {(run["arm"], run["seed"], run["budget"]) for run in found["runs"]}
+    for seed in a.seeds:
+        for name, config in arms.items():
+            if (name, seed, a.tokens) in done:
+                continue
+            model, facts = trained(replace(config, tokens=a.tokens, seed=seed), train)
+            facts |= measure(model, train, valid)
+            print(f"{name}, seed {seed}: {facts.get('bits_per_byte', float('nan')):.4f}", flush=True)
+            found["runs"].append({"arm": name, "seed": seed, "budget": a.tokens} | facts)
+            a.out.write_text(json.dumps(found | _about(a, train, valid), indent=1) + "\n", encoding="utf-8")
+
+
+def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str, Any]]:
+    """A model, and how its training went."""
+    torch.manual_seed(config.seed)
+    torch._dynamo.reset()  # or graphs of the arms before count as recompiled
+    model = LanguageModel(config.model, vocab_size=train.tokenizer.vocab_size)
+    length = config.model.segment * config.unroll
+    lanes = Lanes(
+        train,
+        num_lanes=config.lanes,
+        length=length,
+        seed=config.seed,
+        reset_documents=config.reset_documents,
+    )
+    records: list[Progress] = []
+    trainer = Trainer(model, lanes, config, on_record=records.append)
+    begun = time.monotonic()
+    trainer.run()
+    facts = {
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": time.monotonic() - begun,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "compression_losses": records[-1].compression_losses,
+        "training": [(r.tokens, round(r.bits_per_token, 4)) for r in records],
+    }
+    return model, facts
+
+
+def _about(a: Any, train: Corpus, valid: Corpus) -> dict[str, Any]:
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return {
+        "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
+        "date": str(date.today()),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "bfloat16": has_bfloat16("cpu"),
+        "threads": a.threads,
+        "train": {"bytes": int(train.num_bytes.sum()), "fingerprint": train.fingerprint},
+        "valid": {"bytes": int(valid.num_bytes.sum()), "fingerprint": valid.fingerprint},
+    }
+
+
+def by_arm(runs: Runs, value: str = "bits_per_byte") -> dict[str, list[float]]:
+    """A value of all seeds of each arm."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        found.setdefault(run["arm"], []).append(run[value])
+    return found
+
+
+def mean(values: list[float]) -> float:
+    """Of the values."""
+    return sum(values) / len(values)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
