@@ -1,12 +1,15 @@
 """What the README shows works as it stands."""
 
+import hashlib
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from compressive_transformer.cli import main
+from compressive_transformer.data.benchmarks import enwik8
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -29,11 +32,17 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     lines = "\n".join(blocks("sh")).splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compressive ")]
     shown = ["train", "evaluate", "generate", "info", "report", "train", "prepare", "train"]
+    shown += ["tokenizer", "train", "benchmark", "train", "evaluate"]
     assert [command[0] for command in commands] == shown
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
     for name in ("books/a.txt", "books/b.txt", "novel.txt"):
         (tmp_path / name).write_text("It was the best of times, it was the worst of times. " * 100)
+    text = b"<page>It was the best of times</page>\n" * 500
+    with zipfile.ZipFile("enwik8.zip", "w") as archive:
+        archive.writestr("enwik8", text)
+    monkeypatch.setattr(enwik8, "MD5", hashlib.md5(text).hexdigest())
+    monkeypatch.setattr(enwik8, "BYTES", len(text))
     small = ["--model.dim", "16", "--model.segment", "16", "--model.num-heads", "2", "--lanes", "2"]
     for command in commands:
         if command[0] == "train":
