@@ -1,7 +1,7 @@
 """The paper's Table 5 in small: compression functions and what teaches them, on books as bytes.
 
-    python experiments/compression.py --train pg19/train --valid pg19/validation    # trains, writes a record
-    python experiments/compression.py --table                                       # prints its table
+    python experiments/compressors.py --train pg19/train --valid pg19/validation    # trains, writes a record
+    python experiments/compressors.py --table                                       # prints its table
 
 Every arm is the recipe ``tiny`` at equal tokens, but for what its name says. A convolution adds c d^2 weights
 to each layer, a dilated one more. Attention costs all the same, but for Transformer-XL with fewer slots,

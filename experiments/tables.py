@@ -1,0 +1,151 @@
+"""The tables and figures of docs/results.md, from what the experiments have recorded.
+
+    python experiments/tables.py            # prints the tables
+    python experiments/tables.py --write    # writes them into the document, and draws the figures
+
+The document says by a comment which table stands where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from lab import Runs, mean
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "results.md"
+FIGURES = DOCUMENT.parent / "figures"
+MARK = re.compile(r"(<!-- experiment (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOTHING = "Not recorded yet."
+PAPER_ATTENTION = {
+    "compressed": [0.049, 0.047, 0.048, 0.048, 0.051, 0.059],
+    "recent": [0.029, 0.032, 0.035, 0.040, 0.046, 0.058],
+    "window": [0.099, 0.091, 0.083, 0.074, 0.064, 0.047],
+}
+"""Figure 2, read off it."""
+
+
+def main() -> None:
+    """Prints, or writes and draws."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write tables and figures into docs/")
+    write = parser.parse_args().write
+    text = MARK.sub(lambda match: f"{match[1]}{section(match[2])}\n\n{match[3]}", DOCUMENT.read_text("utf-8"))
+    if not write:
+        print("\n".join(match[0] for match in MARK.finditer(text)))
+        return
+    DOCUMENT.write_text(text, encoding="utf-8")
+    FIGURES.mkdir(exist_ok=True)
+    for draw in (attention, compression_losses, by_distance, updates):
+        draw()
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The record of an experiment, if there is one."""
+    path = HERE / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def section(name: str) -> str:
+    """Its tables, and where they come from."""
+    found = load(name)
+    if found is None:
+        return NOTHING
+    tables = importlib.import_module(name).table(found["runs"])
+    command = found.get("command", f"python experiments/{name}.py")
+    made = f"{found['threads']} threads of {found['machine']}, torch {found['torch']}, {found['date']}"
+    return f"{tables}\n\n<sub>{made}: `{command}`</sub>"
+
+
+def attention() -> None:
+    """Figure 2: where attention goes, beside the paper's."""
+    if (found := load("memory")) is None:
+        return
+    from memory import RATE_4
+
+    runs = [run["attention"] for run in found["runs"] if run["arm"] == RATE_4]
+    ours = {tier: [mean(list(x)) for x in zip(*(run[tier] for run in runs), strict=True)] for tier in runs[0]}
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
+    titles = ("here: bytes of books, 128 + 128 + 64", "paper: enwik8, 768 + 768 + 1152")
+    for axis, title, tiers in zip(axes, titles, (ours, PAPER_ATTENTION), strict=True):
+        at = 0
+        for tier, values in tiers.items():
+            axis.bar(range(at, at + len(values)), values, label=tier)
+            at += len(values)
+        axis.set(title=title, xlabel="sixths of each tier, oldest first", xticks=[])
+    axes[0].set_ylabel("attention")
+    axes[0].legend()
+    save(figure, "attention")
+
+
+def compression_losses() -> None:
+    """Figure 6: the auxiliary loss of each layer."""
+    if (found := load("memory")) is None:
+        return
+    from memory import RATE_4
+
+    layers = list(
+        zip(*(run["compression_losses"] for run in found["runs"] if run["arm"] == RATE_4), strict=True)
+    )
+    figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+    axis.bar(range(1, len(layers) + 1), [mean(list(layer)) for layer in layers])
+    axis.set(xlabel="layer", ylabel="attention-reconstruction loss", xticks=range(1, len(layers) + 1))
+    save(figure, "compression-loss")
+
+
+def by_distance() -> None:
+    """Right answers by distance."""
+    if (found := load("recall")) is None:
+        return
+    from recall import ARMS, BUCKETS
+
+    figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for name in ARMS:
+        runs: Runs = [run for run in found["runs"] if run["arm"] == name]
+        if runs:
+            shares = [
+                mean([run["recalled"][str(d)][0] / max(run["recalled"][str(d)][1], 1) for run in runs])
+                for d in BUCKETS
+            ]
+            axis.plot(BUCKETS, shares, marker="o", label=name)
+    axis.set(xscale="log", xlabel="tokens between fact and question", ylabel="right answers", ylim=(0, 1))
+    axis.set_xticks(BUCKETS, [f"{d:,}" for d in BUCKETS])
+    axis.legend(fontsize="small")
+    save(figure, "recall")
+
+
+def updates() -> None:
+    """Figure 3: training loss when updates become smaller or fewer."""
+    if (found := load("updates")) is None:
+        return
+    from updates import BEFORE
+
+    figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    trunks = {run["seed"]: run["bits"] for run in found["runs"] if run["arm"] == BEFORE}
+    for name in dict.fromkeys(run["arm"] for run in found["runs"]):
+        curves = [run["bits"] for run in found["runs"] if run["arm"] == name]
+        start = 0 if name == BEFORE else len(next(iter(trunks.values())))
+        values = [mean(list(x)) for x in zip(*curves, strict=True)]
+        axis.plot([10 * (start + i + 1) for i in range(len(values))], values, label=name)
+    top = sorted(next(iter(trunks.values())))[-len(next(iter(trunks.values()))) // 2]
+    axis.set(xlabel="step", ylabel="bits per byte in training", ylim=(None, top))
+    axis.legend(fontsize="small")
+    save(figure, "updates")
+
+
+def save(figure: Any, name: str) -> None:
+    """As SVG, without a date, so that it changes with its data only."""
+    figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

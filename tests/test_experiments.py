@@ -1,0 +1,140 @@
+"""The scripts of experiments/: what they train can be built, and their tables are made of their records."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from compressive_transformer import LanguageModel
+from compressive_transformer.data import ByteTokenizer
+from compressive_transformer.formulas import costs
+from tiny import SENTENCE, corpus_of
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+TEXT = ["recipe", "compressors", "memory"]
+"""Scripts that train on text."""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_every_arm_can_be_built(script: Any, name: str):
+    for arm, config in script(name).ARMS.items():
+        with torch.device("meta"):
+            LanguageModel(config.model)
+        assert config.minutes is config.steps is config.tokens is None, arm
+
+
+def test_arms_that_are_said_to_be_equal_are(script: Any):
+    memory, recall = script("memory"), script("recall")
+    for arms, ours, theirs in (
+        (
+            {name: config.model for name, config in memory.ARMS.items()},
+            memory.RATE_4,
+            "Transformer-XL, 192 slots, as many weights",
+        ),
+        ({name: arm.model for name, arm in recall.ARMS.items()}, "compressive", "Transformer-XL"),
+    ):
+        a, b = costs(arms[ours]), costs(arms[theirs])
+        assert a.parameters == pytest.approx(b.parameters, rel=0.003)
+        assert (a.attention_per_token, a.state_bytes) == (b.attention_per_token, b.state_bytes)
+    assert costs(memory.ARMS["Transformer-XL, 192 slots"].model).state_bytes == a_state(memory)
+
+
+def a_state(memory: ModuleType) -> int:
+    return costs(memory.ARMS[memory.RATE_4].model).state_bytes
+
+
+@pytest.mark.parametrize("name", [*TEXT, "recall", "updates"])
+def test_what_was_recorded_is_shown(script: Any, name: str):
+    record = FOLDER / f"{name}.json"
+    if not record.exists():
+        pytest.skip("not recorded yet")
+    module, runs = script(name), json.loads(record.read_text(encoding="utf-8"))["runs"]
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        assert f"| {arm} |" in module.table(runs)
+
+
+def test_an_experiment_records_each_run_once(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lab, memory = script("lab"), script("memory")
+    text = tmp_path / "text.txt"
+    text.write_bytes(SENTENCE * 50)
+    small = {"dim": 16, "num_heads": 2, "num_layers": 1, "segment": 16, "memory": 16}
+    arms = {
+        memory.RATE_4: lab.arm(model={**small, "compressed_memory": 8}, lanes=2),
+        "no memory": lab.arm(model={**small, "memory": 0, "compressed_memory": 0}, lanes=2),
+    }
+    arms = {name: lab.replace(config, compile="off") for name, config in arms.items()}
+    arguments = ["memory.py", "--train", str(text), "--valid", str(text), "--tokens=64", "--threads=1"]
+    out = tmp_path / "memory.json"
+    monkeypatch.setattr("sys.argv", [*arguments, "--seeds", "0", "1", "--out", str(out)])
+    for _ in range(2):
+        lab.main(
+            str(FOLDER / "memory.py"),
+            "",
+            arms,
+            memory.table,
+            measure=memory.measure,
+            tokens=64,
+            seeds=(0,),
+        )
+    found = json.loads(out.read_text())
+    assert [(run["arm"], run["seed"]) for run in found["runs"]] == [
+        (arm, seed) for seed in (0, 1) for arm in arms
+    ]
+    assert all(0 < run["bits_per_byte"] < 12 for run in found["runs"])
+    assert found["command"].startswith("python experiments/")
+    shown = capsys.readouterr().out
+    assert "bits per byte with slots in evaluation" in shown
+
+
+def test_facts_are_asked_for_once_and_can_be_known(script: Any):
+    recall = script("recall")
+    stream = recall.Stream(seed=3, longest=200.0)
+    tokens, distances = stream.read(20_000)
+    said: dict[int, tuple[int, int]] = {}
+    seen = []
+    for at, token in enumerate(tokens):
+        if token == recall.STORE:
+            key, value = tokens[at + 1 : at + 3]
+            assert key not in said
+            said[key] = (value, at + 2)
+        elif token == recall.ASK:
+            key, answer = tokens[at + 1 : at + 3]
+            value, place = said.pop(key)
+            assert (answer, distances[at + 2]) == (value, at + 2 - place)
+            seen.append(distances[at + 2])
+    assert len(seen) == (distances > 0).sum() > 300
+    assert min(seen) >= 8
+    middle = 0.5 * (math.log(8) + math.log(200))  # they are even by their logarithm
+    assert sum(map(math.log, seen)) / len(seen) == pytest.approx(middle, rel=0.05)
+
+
+def test_answers_are_predicted_where_they_stand(script: Any):
+    recall = script("recall")
+    lanes = recall.Lanes(3, seed=0, longest=50.0)
+    pieces = [lanes.read(40) for _ in range(5)]
+    inputs, targets, distances = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+    assert (inputs[:, 1:][targets[:, :-1] >= 0] == targets[:, :-1][targets[:, :-1] >= 0]).all()
+    assert ((targets >= 0) == (distances > 0)).all()
+    assert (inputs[targets >= 0] >= recall.FILLER).all()  # behind ASK stands the key
+    assert (inputs[targets >= 0] < recall.FILLER + recall.KEYS).all()
+
+
+def test_the_vocabulary_of_the_training_text_is_made_once(script: Any):
+    memory = script("memory")
+    corpus = corpus_of(b"a b a\n")
+    assert isinstance(corpus.tokenizer, ByteTokenizer)
+    assert memory._vocabulary(corpus) is memory._vocabulary(corpus)
+    assert memory._vocabulary(corpus).words[:2] == (b"a", b"\n")
