@@ -85,16 +85,15 @@ TEXT = b" the often  some\nrare new the "
 
 def test_the_loss_of_a_word_is_that_of_its_bytes_and_of_the_space_before():
     corpus = corpus_of(TEXT, b"often")
-    losses = [np.ones(len(TEXT), np.float32), np.full(5, 2, np.float32)]
-    parts = loss_by_frequency(corpus, losses, WordTokenizer(WORDS, COUNTS, "words-0"))
+    places = np.arange(len(TEXT), dtype=np.float32)  # the loss tells the byte
+    parts = loss_by_frequency(
+        corpus, [places, np.full(5, 0.5, np.float32)], WordTokenizer(WORDS, COUNTS, "words-0")
+    )
     assert [part.count for part in parts] == [2, 2, 1, 2]
-    # The space at the end goes with the word before it, there being none behind.
-    assert [part.nats for part in parts] == [
-        len(b" the") + len(b" the "),
-        len(b" often") + 2 * 5,
-        len(b"  some"),
-        len(b"\nrare") + len(b" new"),
-    ]
+    spaced = [b" the", b" often", b"  some", b"\nrare", b" new", b" the "]  # none stands behind the last
+    ends = np.cumsum([len(word) for word in spaced])
+    the, often, some, rare, new, last = (float(part.sum()) for part in np.split(places, ends[:-1]))
+    assert [part.nats for part in parts] == [the + last, often + 2.5, some, rare + new]
     assert [part.name for part in parts] == [
         "more than 10,000",
         "1,000 to 10,000",
