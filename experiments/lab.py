@@ -87,25 +87,24 @@ def main(
             parser.error("give --train and --valid, or --table")
         torch.set_num_threads(a.threads)
         _record(a, {name: arms[name] for name in a.arms}, measure)
-    if not a.out.exists():
-        parser.error(f"{a.out} is not there; train first")
-    print(table(json.loads(a.out.read_text(encoding="utf-8"))["runs"]))
+    print(shown(a.out, table))
 
 
 def _record(a: Any, arms: Mapping[str, TrainConfig], measure: Measure) -> None:
     """The runs that are missing, arms side by side for each seed."""
     train, valid = (prepare(paths, ByteTokenizer()) for paths in (a.train, a.valid))
-    found: dict[str, Any] = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {"runs": []}
-    done = {(run["arm"], run["seed"], run["budget"]) for run in found["runs"]}
+    text = {"train": train.fingerprint, "valid": valid.fingerprint, "tokens": a.tokens}
+    found = continued(a.out, text)
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
     for seed in a.seeds:
         for name, config in arms.items():
-            if (name, seed, a.tokens) in done:
+            if (name, seed) in done:
                 continue
             model, facts = trained(replace(config, tokens=a.tokens, seed=seed), train)
             facts |= measure(model, train, valid)
             print(f"{name}, seed {seed}: {facts.get('bits_per_byte', float('nan')):.4f}", flush=True)
-            found["runs"].append({"arm": name, "seed": seed, "budget": a.tokens} | facts)
-            a.out.write_text(json.dumps(found | _about(a, train, valid), indent=1) + "\n", encoding="utf-8")
+            found["runs"].append({"arm": name, "seed": seed} | facts)
+            write(a.out, found, a.threads)
 
 
 def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str, Any]]:
@@ -136,18 +135,35 @@ def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str
     return model, facts
 
 
-def _about(a: Any, train: Corpus, valid: Corpus) -> dict[str, Any]:
+def continued(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record to go on with; one that was made otherwise is not added to."""
+    if not out.exists():
+        return {"settings": settings, "runs": []}
+    found = json.loads(out.read_text(encoding="utf-8"))
+    if found["settings"] != settings:
+        raise SystemExit(f"{out} was made with {found['settings']}, not {settings}; use another --out")
+    return found
+
+
+def write(out: Path, found: dict[str, Any], threads: int) -> None:
+    """Writes the record down, with how and where it was made."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return {
+    about = {
         "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
         "date": str(date.today()),
         "torch": torch.__version__,
         "machine": platform.machine(),
         "bfloat16": has_bfloat16("cpu"),
-        "threads": a.threads,
-        "train": {"bytes": int(train.num_bytes.sum()), "fingerprint": train.fingerprint},
-        "valid": {"bytes": int(valid.num_bytes.sum()), "fingerprint": valid.fingerprint},
+        "threads": threads,
     }
+    out.write_text(json.dumps(found | about, indent=1) + "\n", encoding="utf-8")
+
+
+def shown(out: Path, table: Callable[[Runs], str]) -> str:
+    """The tables of a record."""
+    if not out.exists():
+        raise SystemExit(f"{out} is not there; train first (--help explains)")
+    return table(json.loads(out.read_text(encoding="utf-8"))["runs"])
 
 
 def by_arm(runs: Runs, value: str = "bits_per_byte") -> dict[str, list[float]]:

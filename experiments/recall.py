@@ -18,18 +18,15 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import os
-import platform
 import time
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lab import Runs, markdown, mean
+from lab import Runs, continued, markdown, mean, shown, write
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,8 +43,9 @@ STORES = 1 / 24
 """Facts to a token."""
 LANES, TOKENS = 16, 256
 """Of a training step: 8 segments of 32, in as many calls as an arm's unroll divides them into."""
-BUCKETS = tuple(2**n for n in range(3, 13))
-"""Distances are told in parts that begin at 8, 16 ... 4,096."""
+BUCKETS = tuple(2**n for n in range(3, 12))
+"""Distances are told in parts that begin at 8, 16 ... 2,048."""
+FARTHEST = 2 * BUCKETS[-1]
 ENOUGH = 0.9
 """Share of right answers at the longest gaps, from which on they double."""
 
@@ -174,7 +172,7 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[LanguageModel, dict[str, Any
         optimizer.step()
         optimizer.clear()
         right = right + 0.05 * (hits / asked - right) if asked else right
-        if right > ENOUGH and longest < BUCKETS[-1]:
+        if right > ENOUGH and longest < FARTHEST:
             longest, right = 2 * longest, 0.0
             lanes.lengthen(longest)
             taught.append((step + 1, int(longest)))
@@ -185,7 +183,7 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[LanguageModel, dict[str, Any
 def recalled(model: LanguageModel, *, length: int = 32_768, rows: int = 16) -> dict[str, list[int]]:
     """Right answers and questions, by the beginning of the part that the distance is in."""
     model.eval()
-    lanes = Lanes(rows, seed=10**6, longest=2.0 * BUCKETS[-1])
+    lanes = Lanes(rows, seed=10**6, longest=FARTHEST)
     memory = model.core.with_cache(model.init_memory(rows))
     found = {str(start): [0, 0] for start in BUCKETS}
     for at in range(0, length, SEGMENT):
@@ -193,7 +191,7 @@ def recalled(model: LanguageModel, *, length: int = 32_768, rows: int = 16) -> d
         with autocast("cpu", "auto"):
             output = model(inputs, memory)
         memory, right = output.memory, output.logits.argmax(-1) == targets
-        if at < 2 * BUCKETS[-1]:
+        if at < FARTHEST:
             continue  # until every distance has had its time
         for start in BUCKETS:
             inside = (distances >= start) & (distances < 2 * start)
@@ -217,24 +215,23 @@ def main() -> None:
     if not a.table:
         torch.set_num_threads(a.threads)
         record(a)
-    print(table(json.loads(a.out.read_text(encoding="utf-8"))["runs"]))
+    print(shown(a.out, table))
 
 
 def record(a: argparse.Namespace) -> None:
     """The runs that are missing, arms side by side for each seed."""
-    found: dict[str, Any] = json.loads(a.out.read_text(encoding="utf-8")) if a.out.exists() else {"runs": []}
-    done = {(run["arm"], run["seed"], run["steps"]) for run in found["runs"]}
+    found = continued(a.out, {"steps": a.steps})
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
     for seed in a.seeds:
         for name in a.arms:
-            if (name, seed, a.steps) in done:
+            if (name, seed) in done:
                 continue
             model, facts = train(ARMS[name], seed, a.steps)
             facts |= {"recalled": recalled(model), "parameters": sum(p.numel() for p in model.parameters())}
             shares = [f"{hits / max(asked, 1):.2f}" for hits, asked in facts["recalled"].values()]
             print(f"{name}, seed {seed}: {' '.join(shares)}, taught to {facts['longest']}", flush=True)
-            found["runs"].append({"arm": name, "seed": seed, "steps": a.steps} | facts)
-            about = {"date": str(date.today()), "torch": torch.__version__, "machine": platform.machine()}
-            a.out.write_text(json.dumps(found | about | {"threads": a.threads}, indent=1) + "\n")
+            found["runs"].append({"arm": name, "seed": seed} | facts)
+            write(a.out, found, a.threads)
 
 
 def table(runs: Runs) -> str:

@@ -60,9 +60,8 @@ def section(name: str) -> str:
     if found is None:
         return NOTHING
     tables = importlib.import_module(name).table(found["runs"])
-    command = found.get("command", f"python experiments/{name}.py")
     made = f"{found['threads']} threads of {found['machine']}, torch {found['torch']}, {found['date']}"
-    return f"{tables}\n\n<sub>{made}: `{command}`</sub>"
+    return f"{tables}\n\n<sub>{made}: `{found['command']}`</sub>"
 
 
 def attention() -> None:
@@ -74,7 +73,7 @@ def attention() -> None:
     runs = [run["attention"] for run in found["runs"] if run["arm"] == RATE_4]
     ours = {tier: [mean(list(x)) for x in zip(*(run[tier] for run in runs), strict=True)] for tier in runs[0]}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
-    titles = ("here: bytes of books, 128 + 128 + 64", "paper: enwik8, 768 + 768 + 1152")
+    titles = ("here: bytes of books, 128 + 128 + 64", "paper: enwik8, 768 + 768 + 768")
     for axis, title, tiers in zip(axes, titles, (ours, PAPER_ATTENTION), strict=True):
         at = 0
         for tier, values in tiers.items():

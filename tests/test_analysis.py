@@ -123,3 +123,23 @@ def test_subwords_add_up_to_words(tmp_path: Path):
 def test_without_counts_there_are_no_frequencies():
     with pytest.raises(UsageError, match="bytes has no words with counts"):
         loss_by_frequency(corpus_of(b"a"), [np.ones(1, np.float32)], ByteTokenizer())
+
+
+def test_a_document_of_spaces_has_no_words():
+    corpus = corpus_of(b" \n ", b"the")
+    losses = [np.ones(3, np.float32), np.full(3, 2, np.float32)]
+    parts = loss_by_frequency(corpus, losses, WordTokenizer(WORDS, COUNTS, "words-0"))
+    assert [(part.count, part.nats) for part in parts] == [(1, 6), (0, 0), (0, 0), (0, 0)]
+
+
+def test_a_vocabulary_without_rare_words_is_refused():
+    few = WordTokenizer([b"the", b"often", b"\n", b"<unk>"], [500, 101, 9, 3], "words-0")
+    with pytest.raises(UsageError, match="without --vocab-size"):
+        loss_by_frequency(corpus_of(b"the"), [np.ones(3, np.float32)], few)
+
+
+def test_attention_is_told_without_logits(monkeypatch: pytest.MonkeyPatch):
+    model = tiny_model(adaptive_cutoffs=(50, 100))
+    monkeypatch.setattr(model.head, "forward", lambda *a: pytest.fail("logits were made"))
+    got = attention_by_bucket(model, corpus_of(some_bytes(400)), precision="float32")
+    assert sum(map(sum, got.values())) == pytest.approx(1)

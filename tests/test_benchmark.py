@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zipfile
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_another_file_is_not_enwik8_and_a_part_of_it_is_not_called_so(tmp_path: 
     assert "921 bytes, only some of the train part of enwik8" in said
 
 
+def test_another_file_of_the_same_length_is_not_called_enwik8(
+    tmp_path: Path, capsys: Capture, small_enwik8: Path
+):
+    small_enwik8.write_bytes(DATA[::-1])
+    arguments = ("benchmark", "enwik8", str(small_enwik8), "--out", str(tmp_path / "out"), "--part")
+    assert "512 bytes, only some of the train part of enwik8" in answer(capsys, *arguments)
+
+
+def test_a_refused_source_leaves_no_folder(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert "cannot read" in refused(capsys, "benchmark", "enwik8", "none")
+    assert not (tmp_path / "data").exists()
+
+
 def test_damaged_and_unlike_archives_are_named(tmp_path: Path, capsys: Capture):
     path = tmp_path / "enwik8.zip"
     path.write_bytes(b"PK no zip")
@@ -129,6 +144,24 @@ def test_wikitext_has_the_vocabulary_of_its_training_part(
     train_tiny(out / "train", tmp_path / "run", "--steps=2", "--tokenizer", str(out / "tokenizer.json"))
     said = answer(capsys, "evaluate", str(tmp_path / "run"), str(out / "test"))
     assert "This is the test part of wikitext-2: 25 words" in said
+    vocabulary = ("--vocab-size", "4")
+    again = ("benchmark", "wikitext-2", str(wiki), "--out", str(out))
+    assert "has 6 tokens, not 4; remove it" in refused(capsys, *again, *vocabulary)
+    (wiki / "wiki.train.tokens").write_bytes(LINE * 41)
+    assert "tokenizer.json is of another training part" in refused(capsys, *again, "--part")
+
+
+def test_a_model_of_bytes_is_scored_by_the_words_of_wikitext(
+    tmp_path: Path, capsys: Capture, wiki: Path, monkeypatch: pytest.MonkeyPatch
+):
+    counted(monkeypatch)
+    out, run = tmp_path / "out", tmp_path / "run"
+    answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(out), "--tokenizer", "bytes")
+    train_tiny(out / "train", run, "--steps=2")
+    found = json.loads(answer(capsys, "evaluate", str(run), str(out / "test"), "--json"))
+    per_word = math.exp(found["total"]["nats"] / 25)  # ends of lines are words there
+    assert found["benchmark"]["perplexity_per_official_word"] == pytest.approx(per_word)
+    assert found["total"]["num_words"] == 20
 
 
 @pytest.mark.parametrize(
@@ -193,6 +226,7 @@ def books(tmp_path: Path) -> Path:
 def official(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the library takes for PG-19."""
     monkeypatch.setattr(pg19, "BOOKS", {"train": 3, "valid": 1, "test": 3})
+    monkeypatch.setattr(pg19, "WORDS", {"train": 270, "valid": 90, "test": 280})
     lists = {"valid": "validation/4.txt\n", "test": "test/10146.txt\ntest/5.txt\ntest/60.txt\n"}
     digests = {split: hashlib.sha256(text.encode()).hexdigest() for split, text in lists.items()}
     monkeypatch.setattr(pg19, "LISTS", digests)
@@ -209,9 +243,9 @@ def test_the_whole_of_pg19_is_scored_by_the_official_words(
     train_tiny(out / "train", run, "--steps=2", "--tokenizer", str(out / "tokenizer.json"))
     found = json.loads(answer(capsys, "evaluate", str(run), str(out / "test"), "--json"))
     perplexity = found["benchmark"]["perplexity_per_official_word"]
-    assert perplexity == pytest.approx(2.718281828 ** (found["total"]["nats"] / 6_966_499))
+    assert perplexity == pytest.approx(2.718281828 ** (found["total"]["nats"] / 280))
     said = answer(capsys, "evaluate", str(run), str(out / "test"))
-    assert f"Word perplexity, by the 6,966,499 words that the authors count: {perplexity:.4f}" in said
+    assert f"by the 280 words that all count who report on it: {perplexity:.4f}" in said
 
 
 def test_a_part_of_pg19_tells_its_books_and_counts_its_own_words(
@@ -224,7 +258,7 @@ def test_a_part_of_pg19_tells_its_books_and_counts_its_own_words(
     train_tiny(out / "train", run, "--steps=2")
     said = answer(capsys, "evaluate", str(run), str(out / "test"))
     assert "Books: 10146, 5, 60. Perplexity per word is by the words counted here" in said
-    assert "authors count" not in said
+    assert "all count" not in said
     found = json.loads(answer(capsys, "evaluate", str(run), str(out / "test"), "--json"))
     assert found["benchmark"]["perplexity_per_official_word"] is None
     assert found["benchmark"]["num_words"] == found["total"]["num_words"]
@@ -237,6 +271,15 @@ def test_other_books_are_not_the_official_ones(
     (books / "test" / "5.txt").rename(books / "test" / "99.txt")
     arguments = ("benchmark", "pg19", str(books), "--out", str(tmp_path / "out"))
     assert "other books than on the authors' list" in refused(capsys, *arguments)
+
+
+def test_books_that_were_cut_short_are_not_the_official_ones(
+    capsys: Capture, books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    official(monkeypatch)
+    (books / "test" / "5.txt").write_bytes(SENTENCE)
+    arguments = ("benchmark", "pg19", str(books), "--out", str(tmp_path / "out"))
+    assert "words, not about 280" in refused(capsys, *arguments)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the list of PG-19")

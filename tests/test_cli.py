@@ -19,6 +19,7 @@ from compressive_transformer.cli import main
 from compressive_transformer.data import ByteTokenizer, prepare
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.recipes import RECIPES
+from compressive_transformer.tasks import corpora
 from compressive_transformer.train import Trainer
 from compressive_transformer.train.log import METRICS, read_metrics
 from tiny import SENTENCE, SENTENCES, train_tiny
@@ -186,6 +187,28 @@ def test_several_memories_are_tried_in_turn(capsys: Capture, monkeypatch: pytest
     assert [line.split()[:2] for line in table[1:]] == [
         [str(slots), f"{b:.4f}"] for slots, b in zip((0, 8, 32), bits, strict=True)
     ]
+
+
+def test_a_sweep_says_what_may_not_be_overlooked(capsys: Capture, run: Path, text: Path):
+    several = ["evaluate", str(run), str(text), "--dynamic=1e-4", "--compressed-memory", "0", "8"]
+    table = answer(capsys, *several)
+    assert "perplexity/word" in table
+    assert "not to be compared with scores" in table
+    with pytest.raises(SystemExit):
+        main([*several, "--by-position"])
+    assert "leave out --by-position" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # before anything is read
+        main(["evaluate", str(run), str(text), "--compressed-memory", "8", "-1"])
+    assert "compressed_memory -1 is not allowed" in capsys.readouterr().err
+
+
+def test_much_validation_text_is_read_in_pieces(
+    tmp_path: Path, text: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(corpora, "VALIDATION_TOKENS", 320)
+    (tmp_path / "much.txt").write_bytes(SENTENCE * 20)
+    train_tiny(text, tmp_path / "mine", "--steps=1", "--validation", str(tmp_path / "much.txt"))
+    assert "of the validation text (320 bytes never trained on)" in capsys.readouterr().out
 
 
 def test_the_loss_by_place_and_by_word(capsys: Capture, run: Path, text: Path, tmp_path: Path):

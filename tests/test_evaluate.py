@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.data import Corpus, excerpt
+from compressive_transformer.data import Corpus, Document, excerpt, split
+from compressive_transformer.data.words import WordTokenizer
 from compressive_transformer.evaluate import (
     Evaluation,
     Score,
@@ -251,3 +252,28 @@ def test_dynamic_evaluation_in_half_precision_uses_the_new_weights():
 def test_a_learning_rate_that_is_none_is_refused(rate: float):
     with pytest.raises(UsageError, match="use more than 0"):
         evaluate(tiny_model(), corpus_of(b"abc"), learning_rate=rate)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_documents_without_words_score_nothing(carry: bool):
+    tokenizer = WordTokenizer([b"a", b"\n", b"<unk>"], [2, 1, 0], "words-0")
+    texts = [b"  ", b"a a\n", b" ", b"a b\n\n"]
+    corpus = Corpus.from_documents([Document(f"{i}", text) for i, text in enumerate(texts)], tokenizer)
+    model = tiny_model(vocab_size=4)
+    result = evaluate(model, corpus, reset_documents=not carry, precision="float32", with_losses=True)
+    assert result.losses is not None
+    assert [document.num_tokens for document in result.documents] == [0, 3, 0, 4]
+    assert [len(x) for x in result.losses] == [0, 3, 0, 4]
+    assert [document.nats > 0 for document in result.documents] == [False, True, False, True]
+    empty = Corpus.from_documents([Document("none", b"  ")], tokenizer)
+    with pytest.raises(UsageError, match="there is no word to score"):
+        evaluate(model, empty, reset_documents=not carry)
+
+
+def test_bytes_of_words_are_shared_out_by_words():
+    tokenizer = WordTokenizer([b"a", b"\n", b"<unk>"], [2, 1, 0], "words-0")
+    text = b"a  unknown    \n" * 100  # of which decoding keeps the length as little as the words
+    corpus = Corpus.from_documents([Document("d", text)], tokenizer)
+    before, after = split(corpus, fraction=0.25)
+    assert before.num_bytes.sum() + after.num_bytes.sum() == len(text)
+    assert after.num_bytes.sum() == pytest.approx(0.25 * len(text), rel=0.02)

@@ -96,7 +96,7 @@ def test_an_experiment_records_each_run_once(
     assert all(0 < run["bits_per_byte"] < 12 for run in found["runs"])
     assert found["command"].startswith("python experiments/")
     shown = capsys.readouterr().out
-    assert "bits per byte with slots in evaluation" in shown
+    assert "bits per byte with 128 slots in evaluation and" in shown
 
 
 def test_facts_are_asked_for_once_and_can_be_known(script: Any):

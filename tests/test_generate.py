@@ -11,6 +11,7 @@ from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.generate import choose, generate
 from compressive_transformer.model import Decoder
+from compressive_transformer.nn.vocabulary import Head
 from tiny import BOUNDARY, SHAPES, corpus_of, some_bytes, tiny_model, tokens_of
 
 
@@ -213,3 +214,16 @@ def test_dropout_is_off():
     assert made(model, prompt, length=20, temperature=0).equal(
         made(tiny_model(), prompt, length=20, temperature=0)
     )
+
+
+def test_a_prompt_needs_the_logits_of_its_last_token_only(monkeypatch: pytest.MonkeyPatch):
+    model, shapes, whole = tiny_model(), [], Head.forward
+    prompt = torch.randint(256, (2, 50))
+
+    def seen(head: Head, features: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(features.shape))
+        return whole(head, features)
+
+    monkeypatch.setattr(Head, "forward", seen)
+    list(generate(model, prompt, length=1))
+    assert shapes == [(2, model.config.dim)]

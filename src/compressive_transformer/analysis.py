@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compressive_transformer.data import Corpus, Tokenizer, excerpt
+from compressive_transformer.data.words import END_OF_LINE, UNKNOWN
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.precision import Precision, autocast
@@ -72,7 +73,14 @@ def loss_by_frequency(
             "tokenizer train --kind words'"
         )
     part_of = (np.array(counts)[:, None] <= FREQUENCIES).sum(axis=1)
+    known = [count for word, count in zip(words, counts, strict=True) if word not in (UNKNOWN, END_OF_LINE)]
+    if min(known, default=0) > FREQUENCIES[-1]:
+        raise UsageError(
+            f"{vocabulary.name} has no words that occur {FREQUENCIES[-1]} times or less, which would all be "
+            "missed; make it of the training text without --vocab-size"
+        )
     last = len(FREQUENCIES)  # also of words that the training text has not
+    lengths = np.array([len(corpus.tokenizer.decode([i])) for i in range(corpus.tokenizer.vocab_size)])
     by_word = dict(zip(words, part_of.tolist(), strict=True))
     total, nats = np.zeros(last + 1, np.int64), np.zeros(last + 1)
     for index, document in enumerate(losses):
@@ -80,7 +88,9 @@ def loss_by_frequency(
         if corpus.tokenizer.unit == "word":
             pieces, word_T = [corpus.tokenizer.decode([token]).strip(b" ") for token in tokens], None
         else:
-            pieces, word_T = _words(corpus.tokenizer, tokens)
+            pieces, word_T = _words(corpus.tokenizer.decode(tokens), lengths[tokens])
+        if not pieces:  # nothing but spaces
+            continue
         parts = np.array([by_word.get(word, last) for word in pieces], np.int64)
         np.add.at(total, parts, 1)
         np.add.at(nats, parts if word_T is None else parts[word_T], document.astype(np.float64))
@@ -91,13 +101,11 @@ def loss_by_frequency(
     return [Part(name=name, count=count, nats=value) for name, count, value in found]
 
 
-def _words(tokenizer: Tokenizer, tokens: NDArray[np.integer]) -> tuple[list[bytes], NDArray[np.int64]]:
+def _words(text: bytes, lengths_T: NDArray[np.int64]) -> tuple[list[bytes], NDArray[np.int64]]:
     """The words of a text, and of each token the word that its last byte belongs to or stands before."""
-    text = tokenizer.decode(tokens)
     spans = [match.span() for match in re.finditer(rb"\S+", text)]
-    lengths = np.array([len(tokenizer.decode([token])) for token in range(tokenizer.vocab_size)])
     ends = np.array([stop for _, stop in spans], np.int64)
-    word_T = np.searchsorted(ends, lengths[tokens].cumsum() - 1, side="right")
+    word_T = np.searchsorted(ends, lengths_T.cumsum() - 1, side="right")
     return [text[start:stop] for start, stop in spans], word_T.clip(max=max(len(spans) - 1, 0))
 
 
@@ -134,8 +142,8 @@ def attention_by_bucket(
     inputs = torch.from_numpy(text.tokens.astype(np.int64)).view(text.num_documents, -1).to(device)
     skipped = max(min(skip * c.segment, inputs.shape[1] - c.segment), 0)
     with torch.no_grad(), autocast(device, precision):
-        state = model(inputs[:, :skipped]).memory if skipped else model.init_memory(len(inputs))
-        output = model(inputs[:, skipped:], state, with_attention=True)
+        state = model.features(inputs[:, :skipped]).memory if skipped else model.init_memory(len(inputs))
+        output = model.features(inputs[:, skipped:], state, with_attention=True)
     assert output.attention is not None
     per_layer = [bucket_sums(a, m.sizes) for a, m in zip(output.attention, state.layers, strict=True)]
     found = {name: [sums[name] for sums in per_layer if name in sums] for name in TIERS}

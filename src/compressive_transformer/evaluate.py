@@ -5,7 +5,6 @@ Shape legend: B rows, T tokens.
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compressive_transformer.data import Corpus, Stream
+from compressive_transformer.data.words import WordCounter
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
 from compressive_transformer.model import LanguageModel
@@ -118,7 +118,10 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     alone = not reset_documents or learning_rate is not None
-    rows = 1 if alone else min(num_rows, corpus.num_documents)
+    filled = int((np.diff(corpus.starts) > 0).sum())
+    if not filled:
+        raise UsageError(f"there is no {corpus.unit} to score in the text; give another")
+    rows = 1 if alone else min(num_rows, filled)
     state = model.init_memory(rows, memory=memory, compressed_memory=compressed_memory)
     found = _Found(corpus, with_losses, progress)
     with torch.no_grad(), autocast(device, precision):
@@ -136,7 +139,8 @@ def evaluate(
         )
         for i, (name, size) in enumerate(zip(corpus.names, corpus.num_bytes, strict=True))
     )
-    losses = tuple(map(np.concatenate, found.losses)) if with_losses else None
+    nothing = np.empty(0, np.float32)
+    losses = tuple(np.concatenate([nothing, *pieces]) for pieces in found.losses) if with_losses else None
     return Evaluation(documents=tuple(scores), unit=corpus.unit, learning_rate=learning_rate, losses=losses)
 
 
@@ -145,15 +149,10 @@ def count_words(corpus: Corpus, index: int, chunk: int = 1 << 20) -> int:
     tokens, tokenizer = corpus.document(index), corpus.tokenizer
     if tokenizer.unit == "word":
         return len(tokens)
-    count, inside = 0, False
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # spaces are those of Unicode
+    counter = WordCounter()
     for start in range(0, len(tokens), chunk):
-        text = decoder.decode(tokenizer.decode(tokens[start : start + chunk]))
-        if text:
-            # A word that goes on over the cut counts once.
-            count += len(text.split()) - (inside and not text[0].isspace())
-            inside = not text[-1].isspace()
-    return count
+        counter.add(tokenizer.decode(tokens[start : start + chunk]))
+    return counter.count
 
 
 class _Found:
@@ -254,6 +253,8 @@ class _Document:
 def _inputs_and_targets(corpus: Corpus, multiple: int) -> Iterator[_Document]:
     for index in range(corpus.num_documents):
         tokens = torch.from_numpy(corpus.document(index).astype(np.int64))
+        if not len(tokens):  # of words only, where there is nothing but spaces
+            continue
         padding = -len(tokens) % multiple
         start = torch.tensor([corpus.tokenizer.document_token])
         inputs = torch.cat([start, tokens[:-1], start.expand(padding)])

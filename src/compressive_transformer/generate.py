@@ -87,9 +87,10 @@ def _generate(
     *before, last = prompt.to(device).split(PROMPT_PIECE, dim=1)
     with autocast(device, precision):
         for piece in before:
-            state = model(piece, state).memory
-        logits_BTV, state, *_ = model(last, state)
-    decoder, logits_BV = Decoder(model, state), logits_BTV[:, -1]
+            state = model.features(piece, state).memory
+        features_BTD, state, *_ = model.features(last, state)
+        logits_BV = model.head(features_BTD[:, -1])
+    decoder = Decoder(model, state)
     for made in itertools.count(1):
         logits_BV = logits_BV.float()
         logits_BV[:, list(banned)] = -torch.inf

@@ -87,8 +87,8 @@ def _open_plain(path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, "not a plain file", path)
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, limit: int = MAX_JSON) -> Any:
+    """What a JSON file of at most so many bytes holds.
 
     Raises:
         OSError: it can't be read, or is no plain file.
@@ -96,8 +96,8 @@ def read_json(path: Path) -> Any:
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_JSON:
-            raise ValueError(f"{size:,} bytes are more than {MAX_JSON:,}")
+        if size > limit:
+            raise ValueError(f"{size:,} bytes are more than {limit:,}")
         return parse_json(file.read(size))
 
 

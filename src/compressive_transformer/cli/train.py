@@ -60,11 +60,13 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--out {config.out} and --resume {run}: a run stays in its folder; leave out --out")
     if not run and (a.reset_memory or a.accept_changes):
         raise UsageError("--reset-memory and --accept-changes are for --resume RUN")
-    missing = [path for path in config.data if path in default.data and not Path(path).exists()]
+    usual = (*default.data, *default.validation)
+    paths = (*config.data, *config.validation)
+    missing = [path for path in paths if path in usual and not Path(path).exists()]
     if missing and not run:
         raise UsageError(
             f"recipe {name!r} reads {missing[0]}, which is not there; make it by 'compressive benchmark' "
-            "(--help explains), or give --data"
+            "(--help explains), or give --data and --validation"
         )
     resume = None
     if folder := run or _restarted(config):

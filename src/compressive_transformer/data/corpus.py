@@ -174,6 +174,10 @@ def _divide(corpus: Corpus, index: int, cut: int) -> tuple[Corpus, Corpus]:
 
 
 def _count_bytes(corpus: Corpus, start: int, stop: int, chunk: int = 1 << 20) -> int:
-    """How many bytes the tokens in [start, stop) stand for."""
+    """How many bytes the tokens in [start, stop) of a document stand for."""
+    if corpus.tokenizer.unit == "word":  # what they decode to is not quite what they came from
+        index = int(np.searchsorted(corpus.starts, start, side="right")) - 1
+        whole = len(corpus.document(index))
+        return int(corpus.num_bytes[index]) * (stop - start) // max(whole, 1)
     pieces = (corpus.tokens[i : min(i + chunk, stop)] for i in range(start, stop, chunk))
     return sum(len(corpus.tokenizer.decode(piece)) for piece in pieces)

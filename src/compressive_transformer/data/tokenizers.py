@@ -1,4 +1,4 @@
-"""Text to numbers and back, without loss."""
+"""Text to numbers and back."""
 
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,8 @@ TokenArray = NDArray[np.uint16 | np.uint32]
 class Tokenizer(Protocol):
     """What the data needs from a tokenizer.
 
-    Decoding undoes encoding byte for byte, also piece by piece:
+    Decoding undoes encoding byte for byte (but for ``WordTokenizer``, which knows its own words only), also
+    piece by piece:
     ``decode(a) + decode(b) == decode(concatenate(a, b))`` wherever tokens are cut.
     """
 

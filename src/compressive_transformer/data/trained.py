@@ -16,6 +16,8 @@ Kind = Literal["subwords", "words"]
 FORMAT = "compressive-transformer-tokenizer-1"
 SUBWORDS = 32_000
 """Subwords that are made if nothing else is said (paper section 5.2)."""
+MAX_BYTES = 1 << 30
+"""Of a tokenizer's file: some forty million words."""
 LEAST = 257
 """Subwords: every byte, and the document token."""
 
@@ -55,7 +57,7 @@ def load(path: Path) -> Tokenizer:
         UsageError: there is none, or the file is damaged.
     """
     try:
-        content = read_json(path)
+        content = read_json(path, MAX_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read the tokenizer {path} ({error.strerror}); give another file") from None
     except ValueError as error:

@@ -1,5 +1,6 @@
 """A closed vocabulary of words, as WikiText is read: each line is its words and an end of line."""
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -59,6 +60,27 @@ class WordTokenizer:
         """The words behind spaces, lines ended, document tokens left out."""
         texts = self._texts
         return b"".join([texts[i] for i in table_index(ids, self.vocab_size)])
+
+
+class WordCounter:
+    """Counts the words between spaces of a text that comes in pieces, cut anywhere.
+
+    Args:
+        strict: raise a UnicodeDecodeError where the text is not UTF-8.
+    """
+
+    def __init__(self, *, strict: bool = False):
+        # Spaces are those of Unicode.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("strict" if strict else "replace")
+        self._inside = False
+        self.count = 0
+
+    def add(self, data: bytes, *, final: bool = False) -> None:
+        """Some more of the text."""
+        if text := self._decoder.decode(data, final):
+            # A word that goes on over the cut counts once.
+            self.count += len(text.split()) - (self._inside and not text[0].isspace())
+            self._inside = not text[-1].isspace()
 
 
 def count_words(parts: Iterable[bytes], size: int | None = None) -> tuple[list[bytes], list[int]]:

@@ -73,6 +73,24 @@ class LanguageModel(nn.Module):
                 instead of ``logits``.
 
         Raises:
+            UsageError: as ``features``.
+        """
+        output = self.features(tokens, memory, resets, with_attention=with_attention)
+        if targets is None:
+            return output._replace(features=self.head(output.features))
+        return output._replace(features=self.head.losses(output.features, targets))
+
+    def features(
+        self,
+        tokens: Tensor,
+        memory: Memory | None = None,
+        resets: Tensor | None = None,
+        *,
+        with_attention: bool = False,
+    ) -> Output:
+        """Reads as ``forward``, and gives what the head makes logits of, [B, T, D]: where few are wanted.
+
+        Raises:
             UsageError: a token is not in the vocabulary (checked on CPU; a GPU would have to wait for it).
         """
         if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool or tokens.numel() < 1:
@@ -84,9 +102,6 @@ class LanguageModel(nn.Module):
                 f"token ids run from {int(tokens.min())} to {int(tokens.max())}; the vocabulary has "
                 f"{self.vocab_size}: use ids from 0 to {self.vocab_size - 1}"
             )
-        output = self.core(
+        return self.core(
             self.core.dropout(self.embedding(tokens)), memory, resets, with_attention=with_attention
         )
-        if targets is None:
-            return output._replace(features=self.head(output.features))
-        return output._replace(features=self.head.losses(output.features, targets))

@@ -16,6 +16,7 @@ from compressive_transformer.data.benchmarks import (
     Part,
     Tell,
     check_part,
+    part_of,
     write_record,
 )
 from compressive_transformer.data.disk import writing
@@ -52,7 +53,6 @@ def make_benchmark(
     """
     folder = Path(out)
     with writing(f"the folder {out}", "choose another folder, or make room there"):
-        folder.mkdir(parents=True, exist_ok=True)
         found = BENCHMARKS[name].find(source, folder / "text", part=part)
         if not part and (missing := [split for split in SPLITS if split not in found]):
             lacks = f"{' and no '.join(missing)} part of {name}"
@@ -61,7 +61,7 @@ def make_benchmark(
         for split in (split for split in SPLITS if split in found):
             with _reading(split, found[split]) as tell:
                 parts.append(check_part(name, split, found[split], tell, part=part))
-        chosen = _tokenizer(name, folder, found, tokenizer, vocab_size)
+        chosen = _tokenizer(name, folder, found, parts, tokenizer, vocab_size)
         lines = []
         for part_found in parts:
             paths = [file.path for file in found[part_found.split]]
@@ -74,15 +74,27 @@ def make_benchmark(
 
 
 def _tokenizer(
-    name: Name, folder: Path, found: dict[str, list[Found]], given: str | None, vocab_size: int | None
+    name: Name,
+    folder: Path,
+    found: dict[str, list[Found]],
+    parts: list[Part],
+    given: str | None,
+    vocab_size: int | None,
 ) -> Tokenizer:
+    """The tokenizer; a vocabulary that an earlier call has made of the same text is kept."""
     kind = KINDS[name]
     if given or kind is None:
         if vocab_size is not None:
             raise UsageError(f"--vocab-size {vocab_size} is for a vocabulary to be made; leave it out")
         return get_tokenizer(given or "bytes")
-    target = folder / TOKENIZER
-    if not target.exists():
+    target, train = folder / TOKENIZER, next((part for part in parts if part.split == "train"), None)
+    if target.exists():
+        if part_of(folder / "train") != train:
+            raise UsageError(f"{target} is of another training part; remove it, or choose another --out")
+        size = get_tokenizer(str(target)).vocab_size
+        if vocab_size is not None and vocab_size != size:
+            raise UsageError(f"{target} has {size:,} tokens, not {vocab_size:,}; remove it to make another")
+    else:
         if "train" not in found:
             raise UsageError(
                 f"there is no training part to make a vocabulary of {kind} from; give one by --tokenizer FILE"
@@ -90,6 +102,8 @@ def _tokenizer(
         make_tokenizer(
             [str(file.path) for file in found["train"]], str(target), kind=kind, vocab_size=vocab_size
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, parts)
     return get_tokenizer(str(target))
 
 

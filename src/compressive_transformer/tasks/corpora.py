@@ -11,6 +11,7 @@ from compressive_transformer.data import (
     StreamedLanes,
     Tokenizer,
     embedded_books,
+    excerpt,
     open_stream,
     split,
 )
@@ -23,6 +24,8 @@ from compressive_transformer.train.parallel import World
 
 VALIDATION_FRACTION, VALIDATION_TOKENS = 0.05, 2**18
 """How much text is held out: a part of all, but not more than can be read in seconds."""
+PIECES = 16
+"""Of more validation text than that which is given, pieces from everywhere are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def _corpus(config: TrainConfig, tokenizer: Tokenizer) -> Text:
             raise UsageError(
                 f"{min(same)} is in the training and in the validation text; leave it out of one"
             )
-        validation = prepare_shown(config.validation, tokenizer, separator=config.separator)
+        validation = _not_too_much(prepare_shown(config.validation, tokenizer, separator=config.separator))
     else:
         training, validation = split(training, fraction=VALIDATION_FRACTION, max_tokens=VALIDATION_TOKENS)
 
@@ -82,11 +85,20 @@ def _corpus(config: TrainConfig, tokenizer: Tokenizer) -> Text:
     return Text(validation=validation, size=size, identity=identity, lanes=lanes)
 
 
+def _not_too_much(validation: Corpus) -> Corpus:
+    """The text, or as much of it as is read at the end of a run; ``compressive evaluate`` reads all."""
+    if validation.num_tokens <= 2 * VALIDATION_TOKENS:
+        return validation
+    return excerpt(validation, num_pieces=PIECES, length=VALIDATION_TOKENS // PIECES)
+
+
 def _stream(config: TrainConfig, tokenizer: Tokenizer) -> Text:
     held_out, make = open_stream(
         config.data[0], tokenizer, validation_tokens=0 if config.validation else VALIDATION_TOKENS
     )
-    validation = held_out or prepare_shown(config.validation, tokenizer, separator=config.separator)
+    validation = held_out or _not_too_much(
+        prepare_shown(config.validation, tokenizer, separator=config.separator)
+    )
 
     def lanes(world: World) -> StreamedLanes:
         return make(

@@ -13,6 +13,7 @@ from compressive_transformer.checkpoint import (
     check_shapes,
     model_config,
     read_config,
+    run_tokenizer,
     weight_shapes,
 )
 from compressive_transformer.data import ByteTokenizer, get_tokenizer
@@ -41,6 +42,7 @@ def saved_config(run: Path) -> TrainConfig:
     model_config(run, content)
     config = from_plain(TrainConfig, content["training"], f"{run}/config.json")
     if content["tokenizer"] != ByteTokenizer.name:
+        run_tokenizer(run, content)
         config = replace(config, tokenizer=str(run / TOKENIZER))  # the run has a copy of its own
     _check_model(run, config)
     return config

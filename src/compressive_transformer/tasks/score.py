@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,18 @@ def score_files(
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
     part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
+    if len(compressed_memory) > 1 and (by_position or frequencies):
+        raise UsageError(
+            "several sizes of compressed memory are told in a line each; leave out --by-position and "
+            "--frequencies, or give one size"
+        )
+    if vocabulary and not hasattr(vocabulary, "counts"):
+        raise UsageError(
+            f"{frequencies} has no words with counts; make some of the training text by 'compressive "
+            "tokenizer train --kind words'"
+        )
+    for slots in compressed_memory:  # before hours of work
+        loaded.model.init_memory(1, memory=memory, compressed_memory=slots)
     from rich.console import Console
 
     console = Console(file=sys.stderr)
@@ -136,23 +148,11 @@ def describe_scores(scored: Scored) -> str:
     documents = [*found.documents, found.total] if len(found.documents) > 1 else found.documents
     lines = [head + "  document"]
     for s in documents:
-        values = [s.perplexity, s.word_perplexity][: len(units)]
-        cells = "".join(f"  {value:>18,.4f}" for value in values)
-        lines.append(f"{s.num_bytes:>12,}  {s.bits_per_byte:>9.4f}{cells}  {s.name}")
-    if found.learning_rate is not None:
-        rate = f"{found.learning_rate:g}"
-        lines.append(
-            f"Dynamic evaluation: the model learnt from the text as it went, by Adam at {rate}; not to be "
-            "compared with scores of a model that stays as it is"
-        )
-    if scored.part:
-        lines.append(f"This is {scored.part.describe()}")
+        lines.append(f"{s.num_bytes:>12,}  {s.bits_per_byte:>9.4f}{_perplexities(s, units)}  {s.name}")
+    lines += _notices(scored)
     if scored.official_word_perplexity is not None and scored.part:
-        words = f"the {scored.part.official_words:,} words that the authors count"
-        lines.append(f"Word perplexity, by {words}: {scored.official_word_perplexity:.4f}")
-    elif scored.part and scored.part.books:
-        books = ", ".join(scored.part.books)
-        lines.append(f"Books: {books}. Perplexity per word is by the words counted here")
+        words = f"the {scored.part.official_words:,} words that all count who report on it"
+        lines.append(f"Perplexity per word, by {words}: {scored.official_word_perplexity:.4f}")
     if scored.by_position:
         lines += ["", *_parts(scored.by_position, f"{found.unit} of its document", found.unit)]
     if scored.by_frequency:
@@ -160,14 +160,37 @@ def describe_scores(scored: Scored) -> str:
     return "\n".join(lines)
 
 
+def _perplexities(score: Score, units: Iterable[str]) -> str:
+    """Per token, and per word if that is something else."""
+    values = [score.perplexity, score.word_perplexity][: len(list(units))]
+    return "".join(f"  {value:>18,.4f}" for value in values)
+
+
+def _notices(scored: Scored) -> list[str]:
+    """What nobody may overlook who compares scores."""
+    lines, part = [], scored.part
+    if (rate := scored.evaluation.learning_rate) is not None:
+        lines.append(
+            f"Dynamic evaluation: the model learnt from the text as it went, by Adam at {rate:g}; not to be "
+            "compared with scores of a model that stays as it is"
+        )
+    if part:
+        lines.append(f"This is {part.describe()}")
+    if part and part.books and not part.complete:
+        lines.append(f"Books: {', '.join(part.books)}. Perplexity per word is by the words counted here")
+    return lines
+
+
 def describe_sweep(scored: Sequence[Scored]) -> str:
     """A line for each number of compressed slots."""
-    unit = scored[0].evaluation.unit
-    lines = [f"{'compressed slots':>16}  {'bits/byte':>9}  {f'perplexity/{unit}':>18}"]
+    units = dict.fromkeys([scored[0].evaluation.unit, "word"])
+    head = f"{'compressed slots':>16}  {'bits/byte':>9}"
+    lines = [head + "".join(f"  {f'perplexity/{unit}':>18}" for unit in units)]
     for one in scored:
         total = one.evaluation.total
-        lines.append(f"{one.compressed_memory:>16,}  {total.bits_per_byte:>9.4f}  {total.perplexity:>18,.4f}")
-    return "\n".join(lines)
+        cells = f"{total.bits_per_byte:>9.4f}{_perplexities(total, units)}"
+        lines.append(f"{one.compressed_memory:>16,}  {cells}")
+    return "\n".join([*lines, *_notices(scored[0])])
 
 
 def _parts(parts: Sequence[Part], title: str, unit: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from compressive_transformer.analysis import attention_by_bucket
@@ -50,7 +51,7 @@ class Result:
     evaluation: Evaluation
     """Of the whole validation text."""
     compressors: dict[str, float]
-    """Bits per byte of general compressors on the same bytes."""
+    """Bits per byte of general compressors on the same bytes; empty of a closed vocabulary."""
     sample: str
     """Text made by the model."""
 
@@ -205,7 +206,7 @@ def _finish(
         num_rows=num_rows,
         precision=config.precision,
     )
-    compressors = compressed_sizes(text_of(validation))
+    compressors = {} if validation.unit == "word" else compressed_sizes(text_of(validation))
     metrics.write(
         "validation",
         bits_per_byte=evaluation.total.bits_per_byte,
@@ -221,7 +222,8 @@ def _finish(
 def _sample(model: LanguageModel, validation: Corpus, config: TrainConfig) -> str:
     """Text after the first kilobyte of the validation text, which is marked off."""
     tokenizer = validation.tokenizer
-    prompt = torch.from_numpy(validation.document(0)[:1024].astype("int64"))[None]
+    first = int((np.diff(validation.starts) > 0).argmax())  # of those that have words at all
+    prompt = torch.from_numpy(validation.document(first)[:1024].astype("int64"))[None]
     tokens = generate(
         model,
         prompt,

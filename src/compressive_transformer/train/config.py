@@ -91,7 +91,8 @@ class TrainConfig:
     seed: int = 0
     """Decides weights, order of documents and dropout."""
     validation: tuple[str, ...] = ()
-    """Text to validate on; the last documents of the data (5 %) are held out if nothing is given."""
+    """Text to validate on, of much text pieces from everywhere; the last documents of the data (5 %) are held
+    out if nothing is given."""
     separator: str | None = None
     """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
     tokenizer: str = "bytes"

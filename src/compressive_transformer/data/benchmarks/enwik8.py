@@ -42,10 +42,12 @@ class Enwik8:
             if not target.exists() or target.read_bytes() != piece:  # a file that stays has its tokens
                 with whole_file(target) as file:
                     file.write(piece)
-            found[split], start = [Found(path=target)], stop
+            found[split], start = [Found(path=target, genuine=digest == MD5)], stop
         return found
 
     def lacks(self, split: str, files: Sequence[Found], counts: Counts) -> str | None:
+        if not all(found.genuine for found in files):
+            return "the file that it was cut from has another md5"
         expected = BYTES * PERCENT[split] // 100
         return None if counts.num_bytes == expected else f"{counts.num_bytes:,} bytes, not {expected:,}"
 

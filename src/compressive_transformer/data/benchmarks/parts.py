@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Protocol
 
 from compressive_transformer.data.files import Source
 from compressive_transformer.data.sources import read_chunks
-from compressive_transformer.data.words import UNKNOWN
+from compressive_transformer.data.words import UNKNOWN, WordCounter
 from compressive_transformer.errors import UsageError
 
 SPLITS = ("train", "valid", "test")
@@ -25,6 +24,8 @@ class Found:
     path: Path
     book: str = ""
     """Its number, if it is a book."""
+    genuine: bool = True
+    """Whether a checksum, if there is one, says that it is what it should be."""
 
 
 Files = dict[str, list[Found]]
@@ -83,22 +84,18 @@ def count(files: Sequence[Found], *, utf8: bool, tell: Tell) -> Counts:
 
 
 def _count(path: Path, utf8: bool, tell: Tell) -> tuple[int, int, int, int]:
-    decoder = codecs.getincrementaldecoder("utf-8")("strict" if utf8 else "replace")
-    num_bytes = words = lines = unknown = 0
-    inside = False
+    words, num_bytes, lines, unknown = WordCounter(strict=utf8), 0, 0, 0
     try:
         for chunk in read_chunks(Source(str(path), path, named=True), report=tell):  # empty ones are refused
             num_bytes += len(chunk)
             lines += chunk.count(b"\n")
             unknown += chunk.count(UNKNOWN)
-            if text := decoder.decode(chunk):
-                words += len(text.split()) - (inside and not text[0].isspace())
-                inside = not text[-1].isspace()
-        decoder.decode(b"", final=True)
+            words.add(chunk)
+        words.add(b"", final=True)
     except UnicodeDecodeError as error:
         byte = f"{error.object[error.start]:#04x}"
         raise UsageError(f"{path} is not UTF-8 (it has a byte {byte}); convert it, or leave it out") from None
-    return num_bytes, words, lines, unknown
+    return num_bytes, words.count, lines, unknown
 
 
 def folder_of(source: str) -> Path:
