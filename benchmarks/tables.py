@@ -106,7 +106,10 @@ def quality(found: dict[str, Any], size: str) -> str:
             runs = [run for run in place["arms"].get(arm, {}).values() if "bits_per_byte" in run]
             bits = [run["bits_per_byte"] for run in runs]
             spread = f" ({min(bits):.3f}–{max(bits):.3f})" if len(bits) > 1 else ""
-            cells += [f"{mean(bits):.3f}{spread}" if bits else "–", f"{mean(run['steps'] for run in runs):,.0f}" if runs else "–"]
+            cells += [
+                f"{mean(bits):.3f}{spread}" if bits else "–",
+                f"{mean(run['steps'] for run in runs):,.0f}" if runs else "–",
+            ]
             if place is list(groups.values())[-1]:
                 cells += [f"{runs[0]['lr']:g}", str(runs[0]["batch"])] if runs else ["–", "–"]
         rows.append((label(arm, next(iter(groups.values()))), *cells))
