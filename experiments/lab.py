@@ -77,17 +77,23 @@ def main(
     parser.add_argument("--valid", nargs="+", help="files or folders of text to score")
     parser.add_argument("--arms", nargs="+", choices=arms, metavar="ARM", default=list(arms), help="(all)")
     parser.add_argument("--tokens", type=int, default=tokens, help=f"of each run (default: {tokens:,})")
+    a = parse(parser, script, seeds)
+    if not a.table:
+        if not a.train or not a.valid:
+            parser.error("give --train and --valid, or --table")
+        _record(a, {name: arms[name] for name in a.arms}, measure)
+    print(shown(a.out, table))
+
+
+def parse(parser: argparse.ArgumentParser, script: str, seeds: tuple[int, ...]) -> argparse.Namespace:
+    """The arguments, with those that every experiment has; torch then has its threads."""
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help=f"(default: {seeds})")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
     parser.add_argument("--out", type=Path, default=Path(script).with_suffix(".json"), help="the record")
     parser.add_argument("--table", action="store_true", help="print the tables of what is recorded")
     a = parser.parse_args()
-    if not a.table:
-        if not a.train or not a.valid:
-            parser.error("give --train and --valid, or --table")
-        torch.set_num_threads(a.threads)
-        _record(a, {name: arms[name] for name in a.arms}, measure)
-    print(shown(a.out, table))
+    torch.set_num_threads(a.threads)
+    return a
 
 
 def _record(a: Any, arms: Mapping[str, TrainConfig], measure: Measure) -> None:

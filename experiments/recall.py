@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lab import Runs, continued, markdown, mean, shown, write
+from lab import Runs, continued, markdown, mean, parse, shown, write
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +33,6 @@ from compressive_transformer.precision import autocast
 from compressive_transformer.train import OptimizerConfig
 from compressive_transformer.train.optimizer import Optimizer, learning_rate_factor
 
-OUTPUT = Path(__file__).with_suffix(".json")
 FILLER, KEYS, VALUES = 16, 64, 64
 STORE, ASK = FILLER + KEYS + VALUES, FILLER + KEYS + VALUES + 1
 VOCABULARY = ASK + 1
@@ -207,13 +204,8 @@ def main() -> None:
     )
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
     parser.add_argument("--steps", type=int, default=3000, help="of training (default: 3000)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
-    parser.add_argument("--out", type=Path, default=OUTPUT, help="the record")
-    parser.add_argument("--table", action="store_true", help="print the table of what is recorded")
-    a = parser.parse_args()
+    a = parse(parser, __file__, seeds=(0, 1, 2))
     if not a.table:
-        torch.set_num_threads(a.threads)
         record(a)
     print(shown(a.out, table))
 

@@ -12,14 +12,13 @@ branch.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lab import Runs, arm, by_arm, continued, markdown, mean, shown, write
+from lab import Runs, arm, by_arm, continued, markdown, mean, parse, shown, write
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.checkpoint import save_tensors
@@ -27,7 +26,6 @@ from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, prepare
 from compressive_transformer.train import Progress, TrainConfig, Trainer
 from compressive_transformer.train.state import facts_of, restore, tensors_of
 
-OUTPUT = Path(__file__).with_suffix(".json")
 RATE = 1e-3
 BEFORE = "before"
 BRANCHES: dict[str, dict[str, Any]] = {
@@ -58,15 +56,10 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, nargs=2, default=[800, 300], help="before, after (default: 800 300)"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
-    parser.add_argument("--out", type=Path, default=OUTPUT, help="the record")
-    parser.add_argument("--table", action="store_true", help="print the table of what is recorded")
-    a = parser.parse_args()
+    a = parse(parser, __file__, seeds=(0, 1, 2))
     if not a.table:
         if not a.train:
             parser.error("give --train, or --table")
-        torch.set_num_threads(a.threads)
         record(prepare(a.train, ByteTokenizer()), a)
     print(shown(a.out, table))
 

@@ -11,7 +11,7 @@ import pytest
 from compressive_transformer.cli import main
 from compressive_transformer.data import ByteTokenizer, open_dataset
 from compressive_transformer.data.benchmarks import enwik8, pg19, wikitext
-from tiny import SENTENCE, train_tiny
+from tiny import SENTENCE, refused, train_tiny
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 Capture = pytest.CaptureFixture[str]
@@ -21,17 +21,6 @@ def answer(capsys: Capture, *arguments: str) -> str:
     capsys.readouterr()
     main(arguments)
     return capsys.readouterr().out
-
-
-def refused(capsys: Capture, *arguments: str) -> str:
-    """The one line that is said about a mistake."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("compressive: error") == 1
-    return error
 
 
 def text_of(folder: Path) -> bytes:

@@ -54,14 +54,19 @@ def a_state(memory: ModuleType) -> int:
     return costs(memory.ARMS[memory.RATE_4].model).state_bytes
 
 
-@pytest.mark.parametrize("name", [*TEXT, "recall", "updates"])
-def test_what_was_recorded_is_shown(script: Any, name: str):
-    record = FOLDER / f"{name}.json"
-    if not record.exists():
-        pytest.skip("not recorded yet")
-    module, runs = script(name), json.loads(record.read_text(encoding="utf-8"))["runs"]
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        assert f"| {arm} |" in module.table(runs)
+def test_tables_tell_means_over_seeds(script: Any):
+    recall, updates, compressors = script("recall"), script("updates"), script("compressors")
+    hits = [
+        {str(d): [n, 4] for d in recall.BUCKETS} for n in (1, 3)
+    ]  # a quarter and three quarters are right
+    runs = [{"arm": "compressive", "recalled": found, "longest": 64, "parameters": 5000} for found in hits]
+    assert "| compressive | 50% | 50% |" in recall.table(runs)
+    losses = {updates.BEFORE: [3.0, 2.0], "as before": [1.5, 1.0]}
+    assert f"| as before | 1.250 | -1.250 | {0.914 - 0.935:+.3f} |" in updates.table(
+        [{"arm": arm, "seed": 0, "bits": bits} for arm, bits in losses.items()]
+    )
+    runs = [{"arm": "max pooling", "bits_per_byte": bits, "parameters": 3_000_000} for bits in (2.0, 2.5)]
+    assert "| max pooling | 2.250 | 2.000–2.500 | 3.00 M | 0.986 |" in compressors.table(runs)
 
 
 def test_an_experiment_records_each_run_once(

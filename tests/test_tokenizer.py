@@ -8,7 +8,7 @@ import pytest
 
 from compressive_transformer.checkpoint import TOKENIZER
 from compressive_transformer.cli import main
-from tiny import SENTENCE, train_tiny
+from tiny import SENTENCE, refused, train_tiny
 
 
 @pytest.fixture
@@ -16,17 +16,6 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_bytes(SENTENCE * 60)
     return path
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that is said about a mistake."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize(("kind", "unit", "cutoffs"), [("words", "word", "5 9"), ("subwords", "subword", "")])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -82,3 +83,16 @@ def train_tiny(data: Path, out: Path, *arguments: str) -> None:
     ]
     usual = ["--lanes=2", "--model.compressed-memory=8", "--precision=float32", *shape]
     main(["train", "--data", str(data), "--out", str(out), *usual, *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said about a mistake at the command line, in one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("compressive: error") == 1
+    assert error.endswith("\n")
+    assert "\n" not in error.partition("compressive: error")[2].rstrip("\n")
+    return error

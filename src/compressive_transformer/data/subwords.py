@@ -81,7 +81,7 @@ def learn_subwords(parts: Iterable[bytes], size: int, *, progress: bool = False)
     """
     t = library()
     tokenizer = t.Tokenizer(t.models.BPE())
-    tokenizer.pre_tokenizer = t.pre_tokenizers.Split(t.Regex(PATTERN), behavior="isolated")  # type: ignore
+    tokenizer.pre_tokenizer = t.pre_tokenizers.Split(t.Regex(PATTERN), behavior="isolated")
     letters = [chr(byte) for byte in range(256)]
     trainer = t.trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, show_progress=progress)
 
