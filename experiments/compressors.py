@@ -3,7 +3,7 @@
     python experiments/compressors.py --train pg19/train --valid pg19/validation    # trains, writes a record
     python experiments/compressors.py --table                                       # prints its table
 
-Every arm is the recipe ``tiny`` at equal tokens, but for what its name says. A convolution adds c d^2 weights
+Every arm is the recipe ``tiny`` at width 128 and equal tokens, but for what its name says. A convolution adds c d^2 weights
 to each layer, a dilated one more. Attention costs all the same, but for Transformer-XL with fewer slots,
 there for comparison. Without a loss of its own (BPTT) a convolution learns through two segments a step, of
 half the lanes, as in the paper.
@@ -51,4 +51,4 @@ def table(runs: Runs) -> str:
 
 
 if __name__ == "__main__":
-    main(__file__, __doc__, ARMS, table, tokens=1_500_000, seeds=(0, 1, 2))
+    main(__file__, __doc__, ARMS, table, tokens=3_000_000, seeds=(0, 1, 2))

@@ -3,16 +3,18 @@
     python experiments/memory.py --train pg19/train --valid pg19/validation    # trains, writes memory.json
     python experiments/memory.py --table                                       # prints its tables
 
-Books as bytes, each arm the recipe ``tiny`` at equal tokens but for what its name says. Transformer-XL has as
+Books as bytes, each arm the recipe ``tiny`` at width 128 and equal tokens but for what its name says. Transformer-XL has as
 many slots, so that attention costs as much; or, to have as many parameters too, a feed-forward that is wider
-by as much as a convolution at rate 4 weighs. Scored are 16 pieces of 32,768 bytes from an empty memory on;
+by as much as a convolution at rate 4 weighs. Scored are 16 pieces of 16,384 bytes from an empty memory on;
 again with other sizes of memory than in training (the paper's Tables 8 and 9); the loss by place in the
-piece, and by how often a word stands in the training text (Table 7); and where attention goes (Figure 2).
+piece, and by how often a word stands in the training text (Table 7); where attention goes (Figure 2), and
+the loss of compression segment by segment (Figure 6).
 """
 
 from functools import cache
 from typing import Any
 
+import torch
 from lab import Runs, arm, by_arm, main, markdown, mean
 
 from compressive_transformer import LanguageModel
@@ -25,13 +27,12 @@ from compressive_transformer.analysis import (
 from compressive_transformer.data import Corpus, excerpt
 from compressive_transformer.data.words import WordTokenizer, count_words
 from compressive_transformer.evaluate import evaluate
-from compressive_transformer.recipes import tiny
 
-PIECES, LENGTH = 16, 32_768
-PLACES = tuple(128 * 2**n for n in range(9))
-SIZES = (0, 16, 32, 64, 128, 256, 512)
+PIECES, LENGTH = 16, 16_384
+PLACES = tuple(128 * 2**n for n in range(8))
+SIZES = (0, 32, 64, 128, 256)
 """Slots that are tried in evaluation, besides 128 recent ones: compressed, or of a Transformer-XL recent."""
-SHAPE = tiny().model
+SHAPE = arm().model
 RECENT, SLOTS = 128, 192
 WIDER = 4 * SHAPE.dim + 4 * SHAPE.dim // 2
 """Two maps of d x 2d more are c d^2 weights at c = 4."""
@@ -69,7 +70,23 @@ def measure(model: LanguageModel, train: Corpus, valid: Corpus) -> dict[str, Any
         "by_frequency": _bits(loss_by_frequency(text, found.losses, _vocabulary(train))),
         "by_slots": {str(size): with_slots(size) for size in sizes},
         "attention": attention_by_bucket(model, text),
+        "compression": compression_losses(model, text) if compresses else [],
     }
+
+
+@torch.no_grad()
+def compression_losses(model: LanguageModel, text: Corpus) -> list[list[float]]:
+    """Of each layer, the loss of compressing each segment of the first piece once memory is full."""
+    model.train()  # reading alone needs no such loss; there is no dropout here
+    tokens = torch.from_numpy(text.document(0)[None].astype("int64"))
+    memory, found = model.init_memory(1), []
+    for segment in tokens.split(model.config.segment, dim=1):
+        output = model(segment, memory)
+        memory = output.memory
+        found.append(output.compression_losses.tolist())
+    c = model.config
+    full = (c.memory + c.compression_rate * c.compressed_memory) // c.segment  # pyright: ignore[reportOperatorIssue]
+    return [list(layer) for layer in zip(*found[full:], strict=True)]
 
 
 @cache

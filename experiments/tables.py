@@ -91,12 +91,11 @@ def compression_losses() -> None:
         return
     from memory import RATE_4
 
-    layers = list(
-        zip(*(run["compression_losses"] for run in found["runs"] if run["arm"] == RATE_4), strict=True)
-    )
+    runs = [run["compression"] for run in found["runs"] if run["arm"] == RATE_4]
+    layers = [sum(seeds, []) for seeds in zip(*runs, strict=True)]
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-    axis.bar(range(1, len(layers) + 1), [mean(list(layer)) for layer in layers])
-    axis.set(xlabel="layer", ylabel="attention-reconstruction loss", xticks=range(1, len(layers) + 1))
+    axis.boxplot(layers, whis=(5, 95), showfliers=False)
+    axis.set(xlabel="layer", ylabel="attention-reconstruction loss")
     save(figure, "compression-loss")
 
 

@@ -1,0 +1,135 @@
+"""The model that comes with the package, and beside it a Transformer-XL of equal attention cost, on whole books.
+
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/compressive --minutes 150 &
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150 \\
+        --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
+    python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
+    python experiments/reference.py runs/compressive --pack     # makes it the package's
+    python experiments/reference.py --table
+
+Both train at the same time for the same time, a processor each, so that their cost is the same whatever the
+machine does besides. The wider feed-forward of Transformer-XL weighs as much as the convolutions. Scored are
+all bytes of each test book, from an empty memory on; words are what stands between spaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lab import Runs, continued, markdown, parse, shown, write
+from safetensors.torch import load_file
+
+from compressive_transformer.checkpoint import (
+    CONFIG,
+    REFERENCE,
+    WEIGHTS,
+    load_run,
+    run_folder,
+    save_weights,
+)
+from compressive_transformer.data import prepare
+from compressive_transformer.evaluate import evaluate
+from compressive_transformer.storage import read_json, write_json
+from compressive_transformer.train.log import METRICS, read_metrics
+
+EVERY = 10
+"""One of so many training records goes into the package."""
+
+
+def main() -> None:
+    """Scores and records what is missing, packs, or prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders")
+    parser.add_argument("--test", nargs="+", help="files or folders of text to score")
+    parser.add_argument("--pack", action="store_true", help="make the one run the package's")
+    a = parse(parser, __file__, seeds=(0,))
+    if a.pack:
+        if len(a.runs) != 1:
+            parser.error("give the one run to pack")
+        pack(a.runs[0])
+        return
+    if not a.table:
+        if not a.runs or not a.test:
+            parser.error("give runs and --test, or --table")
+        record(a)
+    print(shown(a.out, table))
+
+
+def record(a: argparse.Namespace) -> None:
+    """Scores each run that is missing."""
+    test = prepare(a.test, load_run(a.runs[0]).tokenizer)
+    found = continued(a.out, {"test": test.fingerprint, "books": list(test.names)})
+    for path in a.runs:
+        if path.name in {run["arm"] for run in found["runs"]}:
+            continue
+        found["runs"].append({"arm": path.name} | measured(path, test))
+        write(a.out, found, a.threads)
+
+
+def measured(path: Path, test: Any) -> dict[str, Any]:
+    """How a run was trained, and its scores."""
+    model = load_run(path).model
+    found = evaluate(model, test, num_rows=16)
+    print(f"{path.name}: {found.total.bits_per_byte:.4f} bits a byte", flush=True)
+    last = [record for record in read_metrics(path) if record["event"] == "train"][-1]
+    return {name: last[name] for name in ("step", "tokens", "seconds")} | {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bits_per_byte": found.total.bits_per_byte,
+        "word_perplexity": found.total.word_perplexity,
+        "bytes": found.total.num_bytes,
+        "words": found.total.num_words,
+        "books": {document.name: document.bits_per_byte for document in found.documents},
+    }
+
+
+def pack(path: Path) -> None:
+    """Puts config, weights in bfloat16 and a thinned log into the package; its model card stays."""
+    folder = run_folder(REFERENCE)
+    folder.mkdir(exist_ok=True)
+    config = read_json(path / CONFIG)
+    training = config["training"]
+    for name in ("data", "validation"):
+        training[name] = [Path(text).name for text in training[name]]
+    training["out"] = None
+    write_json(folder / CONFIG, config)
+    save_weights(folder, {name: x.to(torch.bfloat16) for name, x in load_file(path / WEIGHTS).items()})
+    steps = 0
+    with (folder / METRICS).open("w", encoding="utf-8") as file:
+        for kept in read_metrics(path):
+            if kept["event"] == "train":
+                steps += 1
+                if steps % EVERY:
+                    continue
+            if kept["event"] != "saved":
+                file.write(json.dumps(kept) + "\n")
+    if (path / "sample.txt").exists():
+        shutil.copy(path / "sample.txt", folder)
+    load_run(REFERENCE)
+
+
+def table(runs: Runs) -> str:
+    """A row for each model."""
+    rows = [
+        [
+            run["arm"],
+            f"{run['bits_per_byte']:.3f}",
+            f"{run['word_perplexity']:,.1f}",
+            f"{run['tokens'] / 1e6:.1f} M",
+            f"{run['seconds'] / 60:.0f}",
+            f"{run['parameters'] / 1e6:.2f} M",
+        ]
+        for run in runs
+    ]
+    header = ["", "bits per byte", "perplexity per word", "bytes trained on", "minutes", "parameters"]
+    return markdown(header, rows)
+
+
+if __name__ == "__main__":
+    main()
