@@ -32,12 +32,11 @@ Measure = Callable[[LanguageModel, Corpus, Corpus], dict[str, Any]]
 """Is given a trained model, the text that it was trained on and the text to score."""
 PIECES, LENGTH = 32, 8192
 DIM = 128
-"""Half the width of the recipes, so that all arms with three seeds take an hour on two cores and not a night."""
+"""Half the width of the recipes: all arms with three seeds then take an hour on two cores, not a night."""
 
 
 def arm(base: TrainConfig | None = None, **changes: Any) -> TrainConfig:
-    """The recipe ``tiny``, or another, at width 128 and with changes; those of ``model`` and ``optimizer`` are
-    by name."""
+    """The recipe ``tiny``, or another, at width 128, with changes; of ``model`` and ``optimizer`` by name."""
     base = base or tiny()
     model = replace(base.model, dim=DIM)
     base = replace(base, minutes=None, steps=None, tokens=None, compile="on", model=model)

@@ -1,7 +1,7 @@
-"""The model that comes with the package, and beside it a Transformer-XL of equal attention cost, on whole books.
+"""The model that comes with the package, and a Transformer-XL of equal attention cost, on whole books.
 
     OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/compressive --minutes 150 &
-    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150 \\
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150
         --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
     python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
     python experiments/reference.py runs/compressive --pack     # makes it the package's

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def compression_losses() -> None:
     from memory import RATE_4
 
     runs = [run["compression"] for run in found["runs"] if run["arm"] == RATE_4]
-    layers = [sum(seeds, []) for seeds in zip(*runs, strict=True)]
+    layers = [list(chain.from_iterable(seeds)) for seeds in zip(*runs, strict=True)]
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     axis.boxplot(layers, whis=(5, 95), showfliers=False)
     axis.set(xlabel="layer", ylabel="attention-reconstruction loss")
