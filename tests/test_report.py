@@ -221,7 +221,7 @@ def test_the_summary_of_a_run():
     assert s.hours == pytest.approx(1 / 6)
     assert s.tokens_per_second == 5000
     assert s.training_bits_per_token == pytest.approx(4 - 70 / 50)
-    assert (s.best_excerpt_bits_per_byte, s.validation_bits_per_byte, s.validation_whole) == (3.3, 3.2, True)
+    assert (s.best_excerpt, s.validation, s.validation_whole) == (3.3, 3.2, True)
     assert s.attention == pytest.approx({"compressed": 0.3, "recent": 0.3, "window": 0.4})
     assert (s.spikes, s.skipped, s.resumes) == (1, 1, 1)
 
@@ -279,7 +279,7 @@ def test_report_answers_programs(run: Path, tmp_path: Path, capsys: Capture):
     assert mine["hours"] == pytest.approx(last["seconds"] / 3600)
     assert mine["training_bits_per_token"] == last["bits_per_token"]
     assert math.fsum(mine["attention"].values()) == pytest.approx(1)
-    assert nothing["training_bits_per_token"] is nothing["validation_bits_per_byte"] is None
+    assert nothing["training_bits_per_token"] is nothing["validation"] is None
     assert b"<svg" in (tmp_path / "both.svg").read_bytes()
 
 

@@ -6,7 +6,7 @@ Shape legend: B rows, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -51,10 +51,44 @@ class Score:
         """Per word, to compare models of unlike tokens (paper section 4.2)."""
         return _perplexity(self.nats, self.num_words)
 
+    def by(self, measure: str) -> float:
+        """The score in one of the measures that ``measure_of`` gives."""
+        values = {
+            "bits per byte": self.bits_per_byte,
+            "bits per sample": self.nats / math.log(2) / max(self.num_tokens, 1),
+            "perplexity per word": self.word_perplexity,
+        }
+        return values[measure]
+
+
+def measure_of(unit: str) -> str:
+    """What models of such tokens are compared by: lower is better.
+
+    Bits per byte, whatever the tokens of a text are; of a closed vocabulary, which loses words, perplexity
+    per word; of sound, bits per sample.
+    """
+    return {"sample": "bits per sample", "word": "perplexity per word"}.get(unit, "bits per byte")
+
+
+def key_of(measure: str) -> str:
+    """A measure as a key of records."""
+    return measure.replace(" ", "_")
+
 
 def _perplexity(nats: float, count: int) -> float:
     mean = nats / max(count, 1)
     return math.exp(mean) if mean < 700 else math.inf
+
+
+def total(name: str, scores: Sequence[Score]) -> Score:
+    """Several scores as one."""
+    return Score(
+        name=name,
+        num_bytes=sum(s.num_bytes for s in scores),
+        num_tokens=sum(s.num_tokens for s in scores),
+        num_words=sum(s.num_words for s in scores),
+        nats=math.fsum(s.nats for s in scores),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +106,7 @@ class Evaluation:
     @property
     def total(self) -> Score:
         """All documents together: each token weighs the same, wherever it stands."""
-        return Score(
-            name="total",
-            num_bytes=sum(d.num_bytes for d in self.documents),
-            num_tokens=sum(d.num_tokens for d in self.documents),
-            num_words=sum(d.num_words for d in self.documents),
-            nats=math.fsum(d.nats for d in self.documents),
-        )
+        return total("total", self.documents)
 
 
 def evaluate(
@@ -145,10 +173,10 @@ def evaluate(
 
 
 def count_words(corpus: Corpus, index: int, chunk: int = 1 << 20) -> int:
-    """Words of a document, between spaces; the tokens of a vocabulary of words."""
+    """Words of a document, between spaces; the tokens of a vocabulary of words; none of sound."""
     tokens, tokenizer = corpus.document(index), corpus.tokenizer
-    if tokenizer.unit == "word":
-        return len(tokens)
+    if tokenizer.unit in ("word", "sample"):
+        return len(tokens) if tokenizer.unit == "word" else 0
     counter = WordCounter()
     for start in range(0, len(tokens), chunk):
         counter.add(tokenizer.decode(tokens[start : start + chunk]))

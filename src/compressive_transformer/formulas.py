@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressive_transformer.model.config import ModelConfig
+from compressive_transformer.nn.samples import WAVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ def costs(config: ModelConfig) -> Costs:
     """The figures of a core of this shape."""
     c = config
     sizes = c.layer_sizes()
+    if c.core == "wavenet":
+        return _wavenet_costs(c)
     learned = [_compressor_parameters(c) if compressed else 0 for _, compressed in sizes]
     layers = sum(_layer_parameters(c, compressed > 0) for _, compressed in sizes)
     final_norm = 2 * c.dim if c.final_norm else 0
@@ -43,8 +46,22 @@ def costs(config: ModelConfig) -> Costs:
     )
 
 
+def _wavenet_costs(c: ModelConfig) -> Costs:
+    dilations = [recent for recent, _ in c.layer_sizes()]
+    layer = 4 * c.dim**2 + 2 * c.dim + 2 * c.dim**2 + 2 * c.dim
+    return Costs(
+        parameters=len(dilations) * layer + c.dim**2 + c.dim,
+        compressor_parameters=0,
+        temporal_range=sum(dilations),
+        attention_per_token=0,
+        state_bytes=8 + sum(_state_bytes(c, dilation, 0) for dilation in dilations),
+    )
+
+
 def vocabulary_parameters(config: ModelConfig, vocab_size: int) -> int:
     """Weights of embedding and head; adaptive ones share theirs."""
+    if config.sample_bits:
+        return _sample_parameters(config)
     if not config.adaptive_cutoffs:
         return 2 * vocab_size * config.dim
     first, ends = config.adaptive_cutoffs[0], (*config.adaptive_cutoffs[1:], vocab_size)
@@ -52,6 +69,12 @@ def vocabulary_parameters(config: ModelConfig, vocab_size: int) -> int:
     for i, (low, high) in enumerate(zip(config.adaptive_cutoffs, ends, strict=True), start=1):
         total += max(config.dim // config.adaptive_factor**i, 1) * (config.dim + high - low)
     return total
+
+
+def _sample_parameters(c: ModelConfig) -> int:
+    tables, waves = 257 + (256 if c.sample_bits == 16 else 0), 2 * WAVES + 1
+    head = 257 * c.dim if c.sample_bits == 8 else 3 * c.mixtures * (c.dim + 1)
+    return (tables + waves) * c.dim + head
 
 
 def _layer_parameters(c: ModelConfig, compressed: bool) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
 from compressive_transformer.model import Decoder, LanguageModel
+from compressive_transformer.model.wavenet import WaveNet, WaveNetDecoder
 from compressive_transformer.precision import Precision, autocast
 
 PROMPT_PIECE = 4096
@@ -90,7 +91,7 @@ def _generate(
             state = model.features(piece, state).memory
         features_BTD, state, *_ = model.features(last, state)
         logits_BV = model.head(features_BTD[:, -1])
-    decoder = Decoder(model, state)
+    decoder = (WaveNetDecoder if isinstance(model.core, WaveNet) else Decoder)(model, state)
     for made in itertools.count(1):
         logits_BV = logits_BV.float()
         logits_BV[:, list(banned)] = -torch.inf

@@ -2,6 +2,7 @@
 
 from compressive_transformer.checkpoint.run import (
     CONFIG,
+    REFERENCE,
     TOKENIZER,
     WEIGHTS,
     Run,
@@ -9,6 +10,7 @@ from compressive_transformer.checkpoint.run import (
     load_run,
     model_config,
     read_config,
+    run_folder,
     run_tokenizer,
     save_config,
     save_weights,
@@ -19,6 +21,7 @@ from compressive_transformer.checkpoint.tensors import load_tensors, save_tensor
 
 __all__ = [
     "CONFIG",
+    "REFERENCE",
     "STATE",
     "TOKENIZER",
     "WEIGHTS",
@@ -29,6 +32,7 @@ __all__ = [
     "load_tensors",
     "model_config",
     "read_config",
+    "run_folder",
     "run_tokenizer",
     "save_config",
     "save_tensors",

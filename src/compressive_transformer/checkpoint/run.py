@@ -16,6 +16,7 @@ from torch import Tensor
 from compressive_transformer.checkpoint.store import MANIFEST, STATE, Store, verify
 from compressive_transformer.checkpoint.tensors import load_tensors, tensor_shapes
 from compressive_transformer.data import ByteTokenizer, Tokenizer, get_tokenizer
+from compressive_transformer.data.audio import sample_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.model import LanguageModel, ModelConfig
 from compressive_transformer.settings import from_plain
@@ -26,6 +27,8 @@ FORMAT = 2
 MAX_LAYERS = 1 << 16
 MAX_SIZE = 1 << 31
 """Limits of what a config may say, far above any model: beyond them numbers would not fit or work not end."""
+REFERENCE = "reference"
+"""Name of the trained model that comes with the package."""
 MODEL = "model."
 """Before the names of weights in a checkpoint."""
 
@@ -43,7 +46,7 @@ class Run:
 
 def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
     """Writes ``config.json`` of a run, and beside it the file of its tokenizer if it has one."""
-    if tokenizer.name != ByteTokenizer.name:
+    if Path(training["tokenizer"]).suffix == ".json":
         data = Path(training["tokenizer"]).read_bytes()
         write_whole(path / TOKENIZER, lambda beside: _write(beside, data))
     config = {
@@ -68,6 +71,8 @@ def run_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     """
     if config["tokenizer"] == ByteTokenizer.name:
         return ByteTokenizer()
+    if samples := sample_tokenizer(config["tokenizer"]):
+        return samples
     if not (path / TOKENIZER).exists():
         raise UsageError(f"{path} lacks {TOKENIZER}, its tokenizer {config['tokenizer']!r}; restore the file")
     tokenizer = get_tokenizer(str(path / TOKENIZER))
@@ -96,13 +101,24 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     write_whole(path / WEIGHTS, write)
 
 
-def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
+def run_folder(name: str | Path) -> Path:
+    """Where a run lies; ``reference``, unless there is a folder so named, is the model in the package."""
+    if str(name) == REFERENCE and not os.path.exists(name):
+        return Path(__file__).parents[1] / REFERENCE
+    return Path(name)
+
+
+def load_run(path: str | Path = REFERENCE, device: torch.device | str = "cpu") -> Run:
     """Reads a run folder, or one of the checkpoints in its ``state/``; the model is in evaluation mode.
+
+    Args:
+        path: the folder, or ``reference``: the small byte model that comes with the package.
+        device: where the model is to be.
 
     Raises:
         UsageError: it is not a run folder, or a file of it is missing, broken or of another model.
     """
-    path = given = Path(path)
+    path = given = run_folder(path)
     state = Path(os.path.abspath(path)).parent  # the path may be "."
     if os.path.isfile(path / MANIFEST) and state.name == STATE:
         path = state.parent
@@ -142,7 +158,9 @@ def check_shapes(
         UsageError: the weights are of another model.
     """
     table, rows = "embedding.weight", vocab_size
-    if cutoffs := config.adaptive_cutoffs:
+    if config.sample_bits:
+        table, rows = "embedding.upper.weight", 257
+    elif cutoffs := config.adaptive_cutoffs:
         table, rows = "head.first.weight", cutoffs[0] + len(cutoffs)
     expected: dict[str, tuple[int, ...]] = {table: (rows, config.dim)}
     if same := found.get(table) == expected[table]:

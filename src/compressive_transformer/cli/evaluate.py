@@ -21,13 +21,14 @@ from compressive_transformer.tasks.score import (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Score text with a trained model: bits per byte and perplexity, for each document and in all.
+    """Score text with a trained model: bits per byte and perplexity, for each document and in all. Or sound:
+    bits per sample.
 
     Each document is read from beginning to end with the model's memory carried through it.
     """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder, or 'reference': the model that comes with the package."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input."""
     memory: int | None = None
@@ -52,6 +53,9 @@ class Arguments:
     frequencies: str | None = None
     """Also tell the loss by how frequent a word is: FILE.json of 'tokenizer train --kind words' made from
     the training text."""
+    groups: str | None = None
+    """Also tell the scores of documents together, by a regular expression with brackets around what their
+    names share: '_([a-z]+)_' for the speaker in 3_jackson_17.wav."""
     json: bool = False
     """Answer for programs."""
 
@@ -72,6 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         learning_rate=a.dynamic,
         by_position=a.by_position,
         frequencies=a.frequencies,
+        groups=a.groups,
     )
     alone = len(scored) == 1
     if a.json:

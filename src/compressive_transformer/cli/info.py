@@ -21,7 +21,7 @@ class Arguments:
     """Show what a model is: its shape and size, how far it sees, what a token and its state cost."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """Run folder, or the name of a recipe."""
+    """Run folder, or 'reference' (the model that comes with the package), or the name of a recipe."""
     processes: int | None = None
     """Also show what a training step costs each of so many processes (docs/scaling.md)."""
     parallel: Strategy | None = None

@@ -20,7 +20,7 @@ class Arguments:
     """Draw and compare runs, finished or not: loss, compression, attention, speed, norms."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders."""
+    """Run folders; 'reference' is the model that comes with the package."""
     out: str | None = None
     """Picture: .png, .svg or .pdf; if not given, figures/report.png in the folder of a single run, and
     report.png here for several."""

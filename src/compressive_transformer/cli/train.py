@@ -33,7 +33,7 @@ class Arguments(TrainConfig):
     accept_changes: bool = False
     """Resume although text, seed, tokenizer or model are others than before."""
     size: Size | None = None
-    """Of a recipe for one of the paper's data sets: paper (also if not given), or small."""
+    """Of a recipe for one of the paper's experiments: paper or small; paper if not given, but for sound."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Argumen
     settings: dict[str, Any] = {field.name: getattr(default, field.name) for field in fields(TrainConfig)}
     settings |= dict.fromkeys(BUDGET)
     summary = (
-        "Train a language model: compressive train [RECIPE] [flags], or train --resume RUN [flags]. "
+        "Train a model of text or sound: compressive train [RECIPE] [flags], or train --resume RUN [flags]. "
         f"Recipes: {', '.join(sorted(RECIPES))}. These are the settings of {name!r}. {RECIPES[name].__doc__}"
     )
     a = parse(Arguments, arguments, verb=f"train {name}", default=Arguments(**settings), description=summary)

@@ -4,11 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from compressive_transformer.data.cache import default_cache, prepare, prepare_dataset
-from compressive_transformer.data.corpus import Corpus, excerpt, split
+from compressive_transformer.data.corpus import Corpus, excerpt, join_folders, split
 from compressive_transformer.data.dataset import open_dataset, verify_dataset
 from compressive_transformer.data.pool import Preparing
 from compressive_transformer.data.shards import Shards
-from compressive_transformer.data.sources import Document, embedded_books, read_documents
+from compressive_transformer.data.sources import Document, embedded_books, embedded_recordings, read_documents
 from compressive_transformer.data.stream import Stream
 from compressive_transformer.data.tokenizers import ByteTokenizer, Tokenizer, get_tokenizer
 
@@ -31,8 +31,10 @@ __all__ = [
     "Tokenizer",
     "default_cache",
     "embedded_books",
+    "embedded_recordings",
     "excerpt",
     "get_tokenizer",
+    "join_folders",
     "open_dataset",
     "open_stream",
     "prepare",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from compressive_transformer.data.audio import Notes, SampleTokenizer
 from compressive_transformer.data.dataset import (
     DOCUMENTS,
     FORMAT,
@@ -180,8 +182,10 @@ def _finish(job: Job, recipe: Recipe, units: Sequence[Unit]) -> None:
     """Writes the table of documents and the manifest."""
     records = [_record(job, number) for number in range(len(units))]
     table, counts = _join(job.folder, units, records, len(recipe.sources))
+    skipped = [reason for record in records for reason in record.skipped]
     if not len(table):
-        raise nothing_but_separators(recipe.sources)
+        raise UsageError(skipped[0]) if skipped else nothing_but_separators(recipe.sources)
+    _tell(recipe, records)
     with whole_file(job.folder / DOCUMENTS) as file:
         np.save(file, table)
     with (job.folder / DOCUMENTS).open("rb") as file:
@@ -212,6 +216,22 @@ def _finish(job: Job, recipe: Recipe, units: Sequence[Unit]) -> None:
         if path.suffix in (TABLE, RECORD):
             path.unlink()
     (job.folder / UNFINISHED).unlink()
+
+
+def _tell(recipe: Recipe, records: Sequence[Record]) -> None:
+    """Warns of what was unusual in recordings."""
+    skipped = [reason for record in records for reason in record.skipped]
+    lines = [f"skipped {len(skipped)} of {len(recipe.sources)} recordings: {skipped[0]}"] if skipped else []
+    if isinstance(recipe.tokenizer, SampleTokenizer):
+        notes = Notes()
+        for record in records:
+            found = record.notes
+            notes.rates |= {int(rate): name for rate, name in found["rates"].items()}
+            notes.many_channels += found["many_channels"]
+            notes.clipped += found["clipped"]
+        lines += notes.tell(recipe.tokenizer.rate)
+    for line in lines:
+        warnings.warn(line, stacklevel=2)
 
 
 def _record(job: Job, number: int) -> Record:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from compressive_transformer.data.audio import SampleTokenizer
 from compressive_transformer.data.build import Recipe, build
 from compressive_transformer.data.corpus import Corpus
 from compressive_transformer.data.dataset import Manifest, open_dataset
@@ -46,7 +47,7 @@ def prepare(
         UsageError: As `read_documents`; or the cache cannot be written; or the dataset is not whole, or has
             tokens of another tokenizer.
     """
-    sources = find_sources(paths)
+    sources = _sources(paths, tokenizer, separator)
     if any(source.is_dataset for source in sources):
         return open_dataset(_only_dataset(sources), tokenizer, separator=separator)
     recipe = Recipe.of(sources, separator, tokenizer)
@@ -80,7 +81,7 @@ def prepare_dataset(
     Raises:
         UsageError: As `read_documents`; or the folder cannot be written, or holds something else.
     """
-    sources = find_sources(paths)
+    sources = _sources(paths, tokenizer, separator)
     if any(source.is_dataset for source in sources):
         raise UsageError(f"{_only_dataset(sources)} is a dataset already: give text, or leave --out away")
     with writing(f"the dataset {out}", "choose another folder, or make room there, and go on"):
@@ -98,6 +99,14 @@ def default_cache() -> Path:
     except RuntimeError:
         raise UsageError("no home folder to keep the cache in: set COMPRESSIVE_CACHE to a folder") from None
     return base / "compressive-transformer"
+
+
+def _sources(paths: Paths, tokenizer: Tokenizer, separator: str | None) -> list[Source]:
+    """Text, or recordings if the tokenizer is one of samples."""
+    audio = isinstance(tokenizer, SampleTokenizer)
+    if audio and separator is not None:
+        raise UsageError("recordings have no separators; leave the separator out, every file is a document")
+    return find_sources(paths, audio=audio)
 
 
 def _only_dataset(sources: Sequence[Source]) -> Path:

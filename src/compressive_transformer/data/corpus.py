@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,18 @@ def split(corpus: Corpus, *, fraction: float = 0.05, max_tokens: int | None = No
     if total - cut > min(2 * wanted, (total + wanted) // 2, most):
         cut = total - wanted
     return _divide(corpus, foremost, cut)
+
+
+def join_folders(corpus: Corpus) -> Corpus:
+    """The same tokens, with neighbours that lie in one folder as one document: a speaker, an author."""
+    folders = [str(PurePath(name).parent) for name in corpus.names]
+    first = [i for i in range(len(folders)) if i == 0 or folders[i] != folders[i - 1]]
+    return replace(
+        corpus,
+        starts=np.append(corpus.starts[first], corpus.starts[-1]),
+        names=tuple(folders[i] for i in first),
+        num_bytes=np.add.reduceat(corpus.num_bytes, first),
+    )
 
 
 def excerpt(corpus: Corpus, *, num_pieces: int, length: int) -> Corpus:

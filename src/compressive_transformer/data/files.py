@@ -24,7 +24,8 @@ LOCK = ".lock"
 PACKED: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 ARCHIVE = re.compile(r"\.(tar(\.(gz|xz|bz2|zst|z))?|tgz|tbz2?|txz|zip|7z|rar|zst|lz4)$", re.IGNORECASE)
 # Other files that hold no text give themselves away by a NUL byte.
-NO_TEXT = re.compile(r"\.(pdf|png|jpe?g|gif|webp|mp[34]|ogg|flac|wav)$", re.IGNORECASE)
+NO_TEXT = re.compile(r"\.(pdf|png|jpe?g|gif|webp|mp4)$", re.IGNORECASE)
+AUDIO = re.compile(r"\.(wav|flac|og[ga]|opus|mp3|aiff?|au|caf|w64)$", re.IGNORECASE)
 SNIFF = 4096
 
 
@@ -61,6 +62,11 @@ class Source:
     def is_stream(self) -> bool:
         """It can be read only once: standard input, a pipe."""
         return self.path is None or not self.path.is_file()
+
+    @property
+    def is_audio(self) -> bool:
+        """It is a recording, by its suffix."""
+        return AUDIO.search(self.name) is not None
 
     @property
     def is_packed(self) -> bool:
@@ -104,13 +110,14 @@ def reading(name: str) -> Iterator[None]:
         raise UsageError(f"{name} is damaged or cut short ({error}): fetch or pack it again") from None
 
 
-def find_sources(paths: str | Path | Sequence[str | Path]) -> list[Source]:
+def find_sources(paths: str | Path | Sequence[str | Path], *, audio: bool = False) -> list[Source]:
     """The files that the paths stand for, each once, in the order given; folders are sorted by name.
 
     Args:
         paths: Files, folders (with all that lies below, hidden files left out), glob patterns (``**`` too),
             and ``-`` for standard input. Files that hold no text are left out of folders and patterns, with a
             warning.
+        audio: Look for recordings, by their suffix, instead of text.
 
     Raises:
         UsageError: A path stands for nothing, for an archive, or may not be read; or there is no path.
@@ -118,22 +125,27 @@ def find_sources(paths: str | Path | Sequence[str | Path]) -> list[Source]:
     found: dict[Path | None, Source] = {}
     skipped: list[Path] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        for source in _expand(str(path), skipped):
+        for source in _expand(str(path), skipped, audio):
             found.setdefault(source.path and source.path.resolve(), source)
     if not found:
         raise UsageError(
-            "no text given: name files, folders, patterns such as 'books/*.txt', or - for standard input"
+            "no recording given: name files, folders, or patterns such as 'speech/*.wav'"
+            if audio
+            else "no text given: name files, folders, patterns such as 'books/*.txt', or - for standard input"
         )
     if skipped:
-        warnings.warn(f"skipped {len(skipped)} file(s) that hold no text, such as {skipped[0]}", stacklevel=2)
+        what = "are no recordings" if audio else "hold no text"
+        warnings.warn(f"skipped {len(skipped)} file(s) that {what}, such as {skipped[0]}", stacklevel=2)
     return list(found.values())
 
 
-def _expand(name: str, skipped: list[Path]) -> list[Source]:
-    """The files that one path stands for; those without text are added to ``skipped``."""
+def _expand(name: str, skipped: list[Path], audio: bool) -> list[Source]:
+    """The files that one path stands for; those of no use are added to ``skipped``."""
     if not name:
         raise UsageError("a path is empty: give the name of a file or folder, . for this folder")
     if name == STDIN:
+        if audio:
+            raise UsageError("recordings are not read from standard input; give a file")
         return [Source(name, None, named=True)]
     path = Path(os.path.expanduser(name))
     with reading(name):
@@ -158,12 +170,13 @@ def _expand(name: str, skipped: list[Path]) -> list[Source]:
     texts = []
     for file in candidates:
         source = Source(str(file), file, named=False)
-        if _holds_text(source):
+        if source.is_audio if audio else _holds_text(source):
             texts.append(source)
         else:
             skipped.append(file)
     if not texts:
-        raise UsageError(f"no text in {name}, which has {len(candidates)} visible file(s)")
+        what = "recording" if audio else "text"
+        raise UsageError(f"no {what} in {name}, which has {len(candidates)} visible file(s)")
     return texts
 
 
@@ -211,7 +224,7 @@ def _glob(path: Path) -> Iterator[Path]:
 
 
 def _holds_text(source: Source) -> bool:
-    if ARCHIVE.search(source.name) or NO_TEXT.search(source.name):
+    if ARCHIVE.search(source.name) or NO_TEXT.search(source.name) or source.is_audio:
         return False
     with reading(source.name), source.open() as opened:
         head = opened.file.read(SNIFF)

@@ -49,6 +49,12 @@ def embedded_books() -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("*.txt.xz")))
 
 
+def embedded_recordings() -> tuple[Path, ...]:
+    """The public-domain recordings that come with the package, a minute of English speech."""
+    folder = Path(str(files("compressive_transformer") / "data" / "recordings"))
+    return tuple(sorted(folder.glob("*.flac")))
+
+
 def parse_separator(separator: str | None) -> bytes | None:
     r"""The bytes that divide documents: backslash escapes of ``\n \r \t \f \0 \\`` are resolved.
 

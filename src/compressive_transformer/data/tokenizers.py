@@ -90,7 +90,7 @@ class ByteTokenizer:
 
 
 def get_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name: ``bytes``, or the file of one that was made from text.
+    """The tokenizer of that name: ``bytes``, ``mulaw-RATE`` of sound, or the file of one made from text.
 
     Raises:
         UsageError: There is none, or its file is damaged.
@@ -98,8 +98,13 @@ def get_tokenizer(name: str) -> Tokenizer:
     if name == ByteTokenizer.name:
         return ByteTokenizer()
     if not name.endswith(".json"):
+        from compressive_transformer.data.audio import sample_tokenizer
+
+        if (samples := sample_tokenizer(name)) is not None:
+            return samples
         raise UsageError(
-            f"unknown tokenizer {name!r}: use bytes, or a file FILE.json of 'compressive tokenizer train'"
+            f"unknown tokenizer {name!r}: use bytes, a file of 'compressive tokenizer train', or of "
+            "recordings mulaw-RATE or linear-RATE, such as mulaw-16000"
         )
     from compressive_transformer.data.trained import load
 

@@ -36,7 +36,7 @@ def plan_units(
     """All of the sources, in order, in units of about ``UNIT`` bytes.
 
     A large plain file is cut into ranges such that dividing each at its separators finds the separators of
-    the whole. A packed file cannot be cut.
+    the whole. A packed file cannot be cut, nor a recording.
     """
     units: list[Unit] = []
     together: list[Piece] = []
@@ -47,7 +47,7 @@ def plan_units(
         if together and (alone or filled + size > UNIT):
             units.append(tuple(together))
             together, filled = [], 0
-        if stamp is None or (alone and source.is_packed):
+        if stamp is None or (alone and (source.is_packed or source.is_audio)):
             units.append((Piece(source, position, stamp),))
         elif alone:
             units += [

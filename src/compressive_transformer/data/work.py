@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from compressive_transformer.data.audio import Notes, SampleTokenizer, read_recording
 from compressive_transformer.data.disk import whole_file
 from compressive_transformer.data.sources import divide, read_chunks
 from compressive_transformer.data.tokenizers import Tokenizer
@@ -54,6 +55,10 @@ class Record:
     """It begins with text, so a document may go on from the shard before."""
     closes: bool
     """It ends with a separator."""
+    skipped: list[str]
+    """Why recordings were left out."""
+    notes: dict[str, Any]
+    """Of those that were read, see ``Notes``."""
 
     @classmethod
     def read(cls, folder: Path, number: int, dtype: np.dtype[Any]) -> "Record | None":
@@ -91,6 +96,8 @@ def make_shard(job: Job, number: int, unit: Unit, report: Report) -> None:
         documents=documents,
         opens=writer.opens,
         closes=not writer.inside,
+        skipped=writer.skipped,
+        notes=asdict(writer.notes),
     )
     with whole_file(stem.with_suffix(RECORD)) as file:
         file.write(json.dumps(asdict(record)).encode())
@@ -104,21 +111,35 @@ class _Writer:
         self.hasher = hashlib.sha256()
         self.num_tokens, self.num_bytes = array("q"), array("q")  # far smaller than lists
         self.opens = self.inside = False
+        self.skipped: list[str] = []
+        self.notes = Notes()
 
     def add(self, piece: Piece, report: Report) -> int:
         """Writes the documents of a piece; returns how many they are."""
-        before = len(self.num_tokens)
+        before, start, hasher = len(self.num_tokens), self.file.tell(), self.hasher.copy()
         try:
             self._write(piece, report)
-        except UsageError:
+        except UsageError as error:
             check_unchanged(piece)  # the better reason, if it has changed
-            raise
+            if piece.source.named or not isinstance(self.job.tokenizer, SampleTokenizer):
+                raise
+            # One bad recording among many is left out, with what was written of it.
+            self.file.seek(start)
+            self.file.truncate()
+            self.hasher = hasher
+            del self.num_tokens[before:], self.num_bytes[before:]
+            self.skipped.append(str(error))
         check_unchanged(piece)
         return len(self.num_tokens) - before
 
+    def _chunks(self, piece: Piece, report: Report) -> Iterator[bytes]:
+        if isinstance(self.job.tokenizer, SampleTokenizer):
+            return read_recording(piece.source, self.job.tokenizer.rate, self.notes, report)
+        return read_chunks(piece.source, piece.start, piece.stop, report)
+
     def _write(self, piece: Piece, report: Report) -> None:
         self.inside = False
-        chunks = read_chunks(piece.source, piece.start, piece.stop, report)
+        chunks = self._chunks(piece, report)
         for place, part in enumerate(divide(chunks, self.job.separator)):
             if part is None:
                 self.inside = False

@@ -23,7 +23,7 @@ def check_inputs(inputs: Tensor, width: int) -> None:
 def check_memory(model: CompressiveTransformer, memory: Memory, batch_size: int) -> None:
     """Refuses a memory of another model, batch, dtype or device."""
     remedy = "make one by model.init_memory(batch_size) and pass on the memory that each call returns"
-    weight, c = model.layers[0].attention.query.weight, model.config
+    weight, c = next(model.layers[0].parameters()), model.config
     if len(memory.layers) != c.num_layers:
         raise UsageError(f"memory has {len(memory.layers)} layers, the model {c.num_layers}; {remedy}")
     if memory.batch_size != batch_size:

@@ -11,11 +11,16 @@ from compressive_transformer.nn.feed_forward import ActivationName
 from compressive_transformer.nn.layer import LossName, NormPlacement
 
 CompressorName = Literal["conv", "dilated", "mean", "max", "most-used"]
+CoreName = Literal["compressive", "wavenet"]
+SampleBits = Literal[0, 8, 16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The shape of a Compressive Transformer. Lengths are in tokens or slots."""
+
+    core: CoreName = "compressive"
+    """wavenet is a baseline for sound: width dim, and dilations memory; compressed_memory must be 0."""
 
     dim: int = 256
     """Model width D."""
@@ -60,6 +65,10 @@ class ModelConfig:
     """Adaptive embedding and softmax, tied: first words of the clusters of rare words. None: plain tables."""
     adaptive_factor: int = 4
     """Each such cluster has so much narrower vectors than the one before."""
+    sample_bits: SampleBits = 0
+    """Tokens are samples of sound: 8 bits of µ-law with a softmax, or 16 with a mixture of logistics."""
+    mixtures: int = 10
+    """Components of this mixture."""
     faithful: bool = False
     """As the authors' released code: empty slots are attended to as zeros, dilated convolutions lose rows,
     features enter through a ReLU."""
@@ -74,6 +83,7 @@ class ModelConfig:
             "mlp_dim",
             "position_features",
             "adaptive_factor",
+            "mixtures",
         )
         for name in counts:
             value = getattr(self, name)
@@ -96,11 +106,21 @@ class ModelConfig:
                 "a faithful dilated compressor loses rows, which auto-encoding can't rebuild: use the "
                 "attention loss, or faithful=False"
             )
-        for recent, compressed in self.layer_sizes():
+        if self.sample_bits and self.adaptive_cutoffs:
+            raise UsageError("adaptive_cutoffs are for words, and sample_bits for sound; give one of them")
+        sizes = self.layer_sizes()
+        if self.core == "wavenet" and any(compressed or not recent for recent, compressed in sizes):
+            raise UsageError(
+                "a WaveNet has a dilation of 1 or more in each layer and compresses nothing; give memory as "
+                "its dilations, and compressed_memory 0"
+            )
+        for recent, compressed in sizes:
             check_sizes(recent, compressed, self.segment, self.compression_rate)
 
     def _check_choices(self) -> None:
         choices = {
+            "core": CoreName,
+            "sample_bits": SampleBits,
             "compressor": CompressorName,
             "compression_loss": LossName,
             "positions": PositionScheme,
@@ -110,7 +130,7 @@ class ModelConfig:
         for name, literal in choices.items():
             value, allowed = getattr(self, name), get_args(literal)
             if value not in allowed:
-                raise UsageError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}")
+                raise UsageError(f"{name} {value!r} is unknown; use one of {', '.join(map(str, allowed))}")
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """(recent, compressed) slots of each layer."""

@@ -69,13 +69,17 @@ class CompressiveTransformer(nn.Module):
         super().__init__()
         self.config = configure(config, settings)
         self.input = nn.Linear(input_dim, self.config.dim) if input_dim else None
-        layers = nn.ModuleList(_build_layer(self.config, i) for i in range(self.config.num_layers))
+        layers = nn.ModuleList(self.make_layer(i) for i in range(self.config.num_layers))
         self.layers = cast("list[CompressiveLayer]", layers)
         self.final_norm = nn.LayerNorm(self.config.dim) if self.config.final_norm else nn.Identity()
         self.dropout = Dropout(self.config.dropout, self.config.variational_dropout)
         c = self.config
         self._period = math.lcm(c.segment, c.compression_rate)
         self.reset_parameters()
+
+    def make_layer(self, index: int) -> nn.Module:
+        """A layer, with whatever weights."""
+        return _build_layer(self.config, index)
 
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan_in; each sub-layer's last map is divided by sqrt(2 L).
@@ -115,7 +119,7 @@ class CompressiveTransformer(nn.Module):
         compressed_memory = c.compressed_memory if compressed_memory is None else compressed_memory
         recent = each_layer("memory", memory, c.num_layers)
         compressed = each_layer("compressed_memory", compressed_memory, c.num_layers)
-        weight = self.layers[0].attention.query.weight
+        weight = next(self.layers[0].parameters())
         layers = []
         for layer, M, C in zip(self.layers, recent, compressed, strict=True):
             if C and layer.compressor is None:
@@ -169,6 +173,7 @@ class CompressiveTransformer(nn.Module):
         if self.input is not None:
             inputs = self.input(inputs)
             inputs = self.dropout(inputs).relu() if self.config.faithful else self.dropout(inputs)
+        inputs = self.begin(inputs)
         document_BT = memory.document[:, None].expand(inputs.shape[:2])
         if resets is not None:
             document_BT = document_BT + resets.cumsum(dim=1)
@@ -182,6 +187,10 @@ class CompressiveTransformer(nn.Module):
         features = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         total = torch.stack(losses).mean(dim=0) if losses else features.new_zeros(len(self.layers))
         return Output(self.final_norm(features), memory, total, attention and attention.mean())
+
+    def begin(self, inputs: Tensor) -> Tensor:
+        """What the first layer reads, of inputs [B, T, D]."""
+        return inputs
 
     def _read_piece(
         self, hidden: Tensor, memory: Memory, piece: Piece, attention: _AttentionMeter | None

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import Memory
-from compressive_transformer.model.config import ModelConfig
+from compressive_transformer.model.config import ModelConfig, configure
 from compressive_transformer.model.core import CompressiveTransformer, Output
+from compressive_transformer.model.wavenet import WaveNet
+from compressive_transformer.nn.samples import LogisticHead, SampleEmbedding
 from compressive_transformer.nn.vocabulary import AdaptiveEmbedding, AdaptiveHead, Head
+
+CORES = {"compressive": CompressiveTransformer, "wavenet": WaveNet}
 
 
 class LanguageModel(nn.Module):
@@ -28,14 +32,23 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: ModelConfig | None = None, *, vocab_size: int = 257, **settings: Any):
         super().__init__()
-        self.core = CompressiveTransformer(config, **settings)
+        config = configure(config, settings)
+        self.core = CORES[config.core](config)
         if vocab_size < 1:
             raise UsageError(f"vocab_size {vocab_size} is not allowed; use 1 or more")
         self.vocab_size = vocab_size
         dim, cutoffs = self.config.dim, self.config.adaptive_cutoffs
-        self.embedding: nn.Embedding | AdaptiveEmbedding
-        self.head: Head | AdaptiveHead
-        if cutoffs:
+        self.embedding: nn.Embedding | AdaptiveEmbedding | SampleEmbedding
+        self.head: Head | AdaptiveHead | LogisticHead
+        if bits := config.sample_bits:
+            if vocab_size != 2**bits + 1:
+                raise UsageError(
+                    f"sample_bits {bits} has {2**bits + 1:,} tokens, and the tokenizer {vocab_size:,}; "
+                    f"use --tokenizer {'mulaw' if bits == 8 else 'linear'}-RATE, or another sample_bits"
+                )
+            self.embedding = SampleEmbedding(bits, dim)
+            self.head = Head(dim, vocab_size) if bits == 8 else LogisticHead(dim, bits, config.mixtures)
+        elif cutoffs:
             if cutoffs[-1] >= vocab_size:
                 raise UsageError(
                     f"adaptive_cutoffs {cutoffs} is not allowed for a vocabulary of {vocab_size}; use less"
@@ -46,6 +59,7 @@ class LanguageModel(nn.Module):
             self.embedding = nn.Embedding(vocab_size, dim)
             self.head = Head(dim, vocab_size)
             nn.init.normal_(self.embedding.weight, std=1.0)
+        if isinstance(self.head, Head):
             nn.init.normal_(self.head.weight, std=dim**-0.5)
 
     @property

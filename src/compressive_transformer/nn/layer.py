@@ -227,6 +227,12 @@ class CompressiveLayer(nn.Module):
         hidden = hidden + self.dropout(self.feed_forward(y))
         return hidden if self.pre_norm else self.feed_forward_norm(hidden)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights of the linear maps inside attention and feed-forward."""
+        parts = (self.attention, self.feed_forward)
+        named = (pair for part in parts for pair in part.named_parameters())
+        return [p for name, p in named if p.ndim == 2 and name.endswith("weight")]
+
     def visible(self, memory: LayerMemory, piece: Piece) -> Tensor:
         """bool [B, T, S]: a query sees the slots of its own document that are not after it.
 

@@ -9,6 +9,7 @@ from typing import get_args
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes.paper import Size, enwik8, pg19, wikitext103
+from compressive_transformer.recipes.speech import speech, wavenet
 from compressive_transformer.recipes.tiny import tiny
 from compressive_transformer.recipes.tiny_paper import tiny_paper
 from compressive_transformer.train import TrainConfig
@@ -19,6 +20,8 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "enwik8": enwik8,
     "wikitext103": wikitext103,
     "pg19": pg19,
+    "speech": speech,
+    "wavenet": wavenet,
 }
 VOCABULARIES = {"wikitext103": 267_736, "pg19": 32_000}
 """Tokens of data sets whose tokenizer has to be made first, the document token among them."""
@@ -29,7 +32,7 @@ def get_recipe(name: str, size: str | None = None) -> TrainConfig:
 
     Args:
         name: of the recipe.
-        size: ``paper`` or ``small``, of those that have sizes; None is the paper's.
+        size: ``paper`` or ``small``, of those that have sizes; None is the paper's, or small of sound.
 
     Raises:
         UsageError: there is none of that name or size.
@@ -50,4 +53,15 @@ def get_recipe(name: str, size: str | None = None) -> TrainConfig:
     return RECIPES[name](size)
 
 
-__all__ = ["RECIPES", "VOCABULARIES", "enwik8", "get_recipe", "pg19", "tiny", "tiny_paper", "wikitext103"]
+__all__ = [
+    "RECIPES",
+    "VOCABULARIES",
+    "enwik8",
+    "get_recipe",
+    "pg19",
+    "speech",
+    "tiny",
+    "tiny_paper",
+    "wavenet",
+    "wikitext103",
+]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressive_transformer.checkpoint import REFERENCE, run_folder
 from compressive_transformer.errors import UsageError
 from compressive_transformer.report.runs import Run, read_runs
 
@@ -15,7 +16,7 @@ def draw_report(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     Args:
         runs: one, or several to be compared.
         out: the picture, by its suffix as PNG, SVG or PDF. By default ``figures/report.png`` in the folder of
-            a single run, and ``report.png`` in the working directory for several.
+            a single run of one's own, and else ``report.png`` in the working directory.
 
     Raises:
         UsageError: matplotlib is missing, the suffix is another, or the picture can't be written.
@@ -26,7 +27,8 @@ def draw_report(runs: Sequence[Run], out: str | Path | None = None) -> Path:
         raise UsageError(
             "the picture is not drawn, for matplotlib is missing: pip install 'compressive-transformer[plot]'"
         ) from None
-    path = Path(out or (runs[0].path / "figures" / "report.png" if len(runs) == 1 else "report.png"))
+    alone = len(runs) == 1 and runs[0].path != run_folder(REFERENCE)
+    path = Path(out or (runs[0].path / "figures" / "report.png" if alone else "report.png"))
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} can't be drawn; use a name that ends in {', '.join(FORMATS)}")
     try:

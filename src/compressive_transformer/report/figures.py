@@ -43,7 +43,8 @@ def draw(runs: Sequence[Run]) -> Figure:
     """Draws all panels that have something to show."""
     units = list(dict.fromkeys(run.unit for run in runs))
     losses = [partial(panels.draw_loss, unit=unit, x=x) for x, unit in product(("tokens", "seconds"), units)]
-    validation = [panels.draw_validation] if units != ["byte"] else []
+    apart = dict.fromkeys(run.measure for run in runs if run.unit not in panels.SAME)
+    validation = [partial(panels.draw_validation, measure=measure) for measure in apart]
     drawings = [*losses, *validation, *OTHERS]
     with matplotlib.rc_context(STYLE):
         figure = Figure(layout="constrained")
@@ -83,5 +84,5 @@ def _title(figure: Figure, runs: Sequence[Run], *, nothing: bool) -> None:
 
 
 def _label(run: Run) -> str:
-    bits = summarize(run).validation_bits_per_byte
-    return run.name if bits is None else f"{run.name}: {bits:.3f} bits per byte"
+    score = summarize(run).validation
+    return run.name if score is None else f"{run.name}: {score:.3f} {run.measure}"

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from compressive_transformer.analysis import TIERS
+from compressive_transformer.evaluate import key_of
 from compressive_transformer.report.runs import Array, Run, buckets
 
 COLORS = {"compressed": "#7b3294", "recent": "#2c7bb6", "window": "#1a9850"}
@@ -48,17 +49,21 @@ def color_of(runs: Sequence[Run], run: Run) -> str:
     return to_hex(colors(at if len(runs) <= 10 else (at + 0.5) / len(runs)))
 
 
+SAME = ("byte", "sample")
+"""Kinds of tokens whose training loss is in the measure of their validation."""
+
+
 def draw_loss(axes: Axes, runs: Sequence[Run], unit: str, x: str) -> None:
-    """Training loss of the runs with this kind of token; if it is bytes, validation has the same unit."""
+    """Training loss of the runs with this kind of token; validation too, if it has the same unit."""
     alike = [run for run in runs if run.unit == unit]
     heights = []
     for run in alike:
         color = color_of(runs, run)
         _curve(axes, run.at("train", x), run.series("train", "bits_per_token"), color)
         heights.append(run.series("train", "bits_per_token"))
-        if unit == "byte":
+        if unit in SAME:
             heights += _scores(axes, runs, run, x)
-    if unit == "byte" and len(runs) == 1:
+    if unit in SAME and len(runs) == 1:
         _compressors(axes, runs[0])
     _limit(axes, np.concatenate(heights))
     marks = _marks(axes, runs, alike, x)
@@ -74,22 +79,24 @@ def _kinds(runs: Sequence[Run], unit: str) -> list[Line2D]:
     kinds += [("validation", "validation", "", "*")]
     return [
         Line2D([], [], color=ALONE[color] if len(runs) == 1 else "0.3", ls=ls, marker=m, mfc="w", label=label)
-        for label, color, ls, m in (kinds if unit == "byte" else kinds[:1])
+        for label, color, ls, m in (kinds if unit in SAME else kinds[:1])
     ]
 
 
-def draw_validation(axes: Axes, runs: Sequence[Run]) -> None:
-    """Validation in bits per byte, in which runs with different kinds of tokens can be compared."""
-    for run in runs:
+def draw_validation(axes: Axes, runs: Sequence[Run], measure: str) -> None:
+    """Validation in a measure in which runs with different kinds of tokens can be compared."""
+    alike = [run for run in runs if run.measure == measure]
+    for run in alike:
         _scores(axes, runs, run, "tokens")
-    _along(axes, runs, "tokens")
-    axes.set(title="Validation over tokens", ylabel="bits per byte")
+    _along(axes, alike, "tokens")
+    axes.set(title="Validation over tokens", ylabel=measure)
 
 
 def _scores(axes: Axes, runs: Sequence[Run], run: Run, x: str) -> list[Array]:
     """Validation excerpts as a line, and the final validation as a star at its end."""
     color = ALONE["validation"] if len(runs) == 1 else color_of(runs, run)
-    excerpts, ends = run.series("excerpt", "bits_per_byte"), run.series("validation", "bits_per_byte")[-1:]
+    key = key_of(run.measure)
+    excerpts, ends = run.series("excerpt", key), run.series("validation", key)[-1:]
     if np.isfinite(excerpts).any():
         axes.plot(run.at("excerpt", x), excerpts, "-o", color=color, lw=1, ms=5, mfc="w", zorder=3)
     end = run.at("train", x)[-1:]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressive_transformer.checkpoint import read_config, run_tokenizer
+from compressive_transformer.checkpoint import read_config, run_folder, run_tokenizer
 from compressive_transformer.errors import UsageError
+from compressive_transformer.evaluate import key_of, measure_of
 from compressive_transformer.train.log import read_metrics
 
 Records = list[dict[str, Any]]
@@ -28,6 +29,11 @@ class Run:
     unit: str
     """What a token stands for."""
     records: Records
+
+    @property
+    def measure(self) -> str:
+        """What validation is told in."""
+        return measure_of(self.unit)
 
     def of(self, event: str) -> Records:
         """The records of one kind."""
@@ -69,7 +75,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     Raises:
         UsageError: a folder has no metrics, or broken ones.
     """
-    runs = [_read_run(Path(path)) for path in paths]
+    runs = [_read_run(run_folder(path)) for path in paths]
     names = [run.name for run in runs]
     return [replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs]
 
@@ -96,8 +102,10 @@ class Summary:
     """Median over the records."""
     training_bits_per_token: float | None
     """Of the last record."""
-    best_excerpt_bits_per_byte: float | None
-    validation_bits_per_byte: float | None
+    measure: str
+    """Of the two that follow."""
+    best_excerpt: float | None
+    validation: float | None
     """At the end of training."""
     validation_whole: bool | None
     """False if an interrupted run read an excerpt only."""
@@ -121,8 +129,9 @@ def summarize(run: Run) -> Summary:
         hours=_finite(hours, np.max),
         tokens_per_second=_finite(run.series("train", "tokens_per_second"), np.median),
         training_bits_per_token=last.get("bits_per_token"),
-        best_excerpt_bits_per_byte=_finite(run.series("excerpt", "bits_per_byte"), np.min),
-        validation_bits_per_byte=validation[0].get("bits_per_byte") if validation else None,
+        measure=run.measure,
+        best_excerpt=_finite(run.series("excerpt", key_of(run.measure)), np.min),
+        validation=validation[0].get(key_of(run.measure)) if validation else None,
         validation_whole=validation[0].get("whole", True) if validation else None,
         attention={tier: sum(shares) for tier, shares in buckets(run).items()} or None,
         spikes=len(run.of("spike")),
@@ -159,9 +168,13 @@ def _row(s: Summary) -> tuple[str, ...]:
         _text(s.hours, ".2f"),
         _text(s.tokens_per_second, ",.0f"),
         _text(s.training_bits_per_token, ".3f", f" bits/{s.unit}"),
-        _text(s.best_excerpt_bits_per_byte, ".3f", " bits/byte"),
-        _text(s.validation_bits_per_byte, ".3f", " bits/byte" + whole),
+        _text(s.best_excerpt, ".3f", f" {_short(s.measure)}"),
+        _text(s.validation, ".3f", f" {_short(s.measure)}{whole}"),
     )
+
+
+def _short(measure: str) -> str:
+    return measure.replace(" per ", "/")
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:

@@ -1,8 +1,8 @@
-"""The text of a run: what it trains on, whatever that comes from, and what it is validated on."""
+"""The text or sound of a run: what it trains on, whatever that comes from, and what it is validated on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compressive_transformer.data import (
@@ -11,10 +11,13 @@ from compressive_transformer.data import (
     StreamedLanes,
     Tokenizer,
     embedded_books,
+    embedded_recordings,
     excerpt,
+    join_folders,
     open_stream,
     split,
 )
+from compressive_transformer.data.audio import SampleTokenizer
 from compressive_transformer.data.files import find_sources
 from compressive_transformer.data.hub import PREFIX
 from compressive_transformer.errors import UsageError
@@ -33,6 +36,8 @@ class Text:
     """The text of a run."""
 
     validation: Corpus
+    training: Corpus | None
+    """None if it is streamed."""
     size: str
     """How much there is to train on, for people."""
     identity: str
@@ -58,15 +63,19 @@ def load_text(config: TrainConfig, tokenizer: Tokenizer, world: World) -> Text:
 
 
 def _corpus(config: TrainConfig, tokenizer: Tokenizer) -> Text:
-    paths = list(config.data or map(str, embedded_books()))
-    training = prepare_shown(paths, tokenizer, separator=config.separator)
+    sound = isinstance(tokenizer, SampleTokenizer)
+    paths = list(config.data or map(str, embedded_recordings() if sound else embedded_books()))
+    training = _read(paths, config, tokenizer)
     if config.validation:
-        sources = [{s.path.resolve() for s in find_sources(p) if s.path} for p in (paths, config.validation)]
+        sources = [
+            {s.path.resolve() for s in find_sources(p, audio=sound) if s.path}
+            for p in (paths, config.validation)
+        ]
         if same := sources[0] & sources[1]:
             raise UsageError(
                 f"{min(same)} is in the training and in the validation text; leave it out of one"
             )
-        validation = _not_too_much(prepare_shown(config.validation, tokenizer, separator=config.separator))
+        validation = _not_too_much(_read(config.validation, config, tokenizer))
     else:
         training, validation = split(training, fraction=VALIDATION_FRACTION, max_tokens=VALIDATION_TOKENS)
 
@@ -82,7 +91,12 @@ def _corpus(config: TrainConfig, tokenizer: Tokenizer) -> Text:
 
     size = f"{training.num_tokens:,} {training.unit}s"
     identity = f"{size} in {training.num_documents:,} documents, checksum {training.fingerprint[:16]}"
-    return Text(validation=validation, size=size, identity=identity, lanes=lanes)
+    return Text(validation=validation, training=training, size=size, identity=identity, lanes=lanes)
+
+
+def _read(paths: Sequence[str], config: TrainConfig, tokenizer: Tokenizer) -> Corpus:
+    corpus = prepare_shown(paths, tokenizer, separator=config.separator)
+    return join_folders(corpus) if config.join_folders else corpus
 
 
 def _not_too_much(validation: Corpus) -> Corpus:
@@ -96,9 +110,7 @@ def _stream(config: TrainConfig, tokenizer: Tokenizer) -> Text:
     held_out, make = open_stream(
         config.data[0], tokenizer, validation_tokens=0 if config.validation else VALIDATION_TOKENS
     )
-    validation = held_out or _not_too_much(
-        prepare_shown(config.validation, tokenizer, separator=config.separator)
-    )
+    validation = held_out or _not_too_much(_read(config.validation, config, tokenizer))
 
     def lanes(world: World) -> StreamedLanes:
         return make(
@@ -110,4 +122,4 @@ def _stream(config: TrainConfig, tokenizer: Tokenizer) -> Text:
             world=world.size,
         )
 
-    return Text(validation=validation, size="a stream", identity=config.data[0], lanes=lanes)
+    return Text(validation=validation, training=None, size="a stream", identity=config.data[0], lanes=lanes)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import model_config, read_config, run_tokenizer
+from compressive_transformer.checkpoint import model_config, read_config, run_folder, run_tokenizer
 from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.formulas import costs, vocabulary_parameters
@@ -37,15 +36,15 @@ def facts(
     """
     if run in recipes and not os.path.exists(run):
         config: TrainConfig = recipes[run]()
-        if config.tokenizer != "bytes" and not os.path.exists(config.tokenizer):
+        if run in vocabularies and not os.path.exists(config.tokenizer):
             vocab_size, unit = vocabularies[run], "token"
         else:
             tokenizer = get_tokenizer(config.tokenizer)
             vocab_size, unit = tokenizer.vocab_size, tokenizer.unit
         found = _facts(run, config.model, vocab_size, unit, asdict(config))
         return found | _plan(config, vocab_size, processes, changes)
-    path = Path(run)
-    if not os.path.exists(run):
+    path = run_folder(run)
+    if not os.path.exists(path):
         raise UsageError(f"{run} is neither a run folder nor a recipe ({', '.join(sorted(recipes))})")
     saved = read_config(path)
     unit = run_tokenizer(path, saved).unit

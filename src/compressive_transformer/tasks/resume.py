@@ -16,7 +16,7 @@ from compressive_transformer.checkpoint import (
     run_tokenizer,
     weight_shapes,
 )
-from compressive_transformer.data import ByteTokenizer, get_tokenizer
+from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import is_count
@@ -41,8 +41,8 @@ def saved_config(run: Path) -> TrainConfig:
     content = read_config(run)
     model_config(run, content)
     config = from_plain(TrainConfig, content["training"], f"{run}/config.json")
-    if content["tokenizer"] != ByteTokenizer.name:
-        run_tokenizer(run, content)
+    run_tokenizer(run, content)
+    if Path(config.tokenizer).suffix == ".json":
         config = replace(config, tokenizer=str(run / TOKENIZER))  # the run has a copy of its own
     _check_model(run, config)
     return config

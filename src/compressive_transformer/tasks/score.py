@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from compressive_transformer.data import get_tokenizer
 from compressive_transformer.data.benchmarks import Part as BenchmarkPart
 from compressive_transformer.data.benchmarks import part_of
 from compressive_transformer.errors import UsageError
-from compressive_transformer.evaluate import Evaluation, Score, evaluate
+from compressive_transformer.evaluate import Evaluation, Score, evaluate, total
 from compressive_transformer.precision import Device, Precision, pick_device
 from compressive_transformer.tasks.prepare import prepare_shown
 
@@ -36,6 +37,8 @@ class Scored:
     by_frequency: list[Part] | None
     part: BenchmarkPart | None
     """Of which benchmark this is a part, if it is."""
+    groups: tuple[Score, ...] = ()
+    """Sums over documents that were asked for, such as those of each speaker."""
 
     @property
     def official_word_perplexity(self) -> float | None:
@@ -59,6 +62,7 @@ def score_files(
     learning_rate: float | None,
     by_position: bool,
     frequencies: str | None,
+    groups: str | None,
 ) -> list[Scored]:
     """Reads the run and the files, and scores each document behind a progress bar.
 
@@ -67,6 +71,7 @@ def score_files(
     """
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
+    pattern = compiled(groups)
     vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
@@ -106,8 +111,42 @@ def score_files(
             losses = found.losses or ()
             places = loss_by_position(losses, PLACES) if by_position else None
             words = loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None
-            scored.append(Scored(found, slots, places, words, part))
+            sums = grouped(found.documents, pattern) if pattern else ()
+            scored.append(Scored(found, slots, places, words, part, sums))
     return scored
+
+
+def compiled(groups: str | None) -> re.Pattern[str] | None:
+    """The pattern that tells to which group a document belongs.
+
+    Raises:
+        UsageError: it is none, or has not one group in brackets.
+    """
+    if groups is None:
+        return None
+    try:
+        pattern = re.compile(groups)
+    except re.error as error:
+        raise UsageError(f"--groups {groups!r} is no regular expression ({error})") from None
+    if pattern.groups != 1:
+        raise UsageError(
+            f"--groups {groups!r} must have one pair of brackets around what names the group: '_([a-z]+)_'"
+        )
+    return pattern
+
+
+def grouped(documents: Sequence[Score], pattern: re.Pattern[str]) -> tuple[Score, ...]:
+    """Sums over the documents of each group, by name.
+
+    Raises:
+        UsageError: a document belongs to none.
+    """
+    members: dict[str, list[Score]] = {}
+    for document in documents:
+        if (match := pattern.search(document.name)) is None:
+            raise UsageError(f"--groups {pattern.pattern!r} is not found in the name {document.name}")
+        members.setdefault(match[1], []).append(document)
+    return tuple(total(name, scores) for name, scores in sorted(members.items()))
 
 
 def scores_as_json(scored: Scored) -> dict[str, Any]:
@@ -115,6 +154,8 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
     found = scored.evaluation
     answer: dict[str, Any] = {"total": _as_json(found.total, found.unit)}
     answer["documents"] = [_as_json(document, found.unit) for document in found.documents]
+    if scored.groups:
+        answer["groups"] = [_as_json(group, found.unit) for group in scored.groups]
     if scored.compressed_memory is not None:
         answer["compressed_memory"] = scored.compressed_memory
     if found.learning_rate is not None:
@@ -129,6 +170,10 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
 
 
 def _as_json(score: Score, unit: str) -> dict[str, Any]:
+    if unit == "sample":
+        sound = {"name": score.name, "num_samples": score.num_tokens, "nats": score.nats}
+        bits = score.by("bits per sample")
+        return sound | {"bits_per_sample": bits, "nats_per_sample": bits * math.log(2)}
     answer = {
         "name": score.name,
         "num_bytes": score.num_bytes,
@@ -143,12 +188,12 @@ def _as_json(score: Score, unit: str) -> dict[str, Any]:
 def describe_scores(scored: Scored) -> str:
     """Tables: a line for each document and the total last, and what else was asked for."""
     found = scored.evaluation
-    units = dict.fromkeys([found.unit, "word"])
-    head = f"{'bytes':>12}  {'bits/byte':>9}" + "".join(f"  {f'perplexity/{unit}':>18}" for unit in units)
     documents = [*found.documents, found.total] if len(found.documents) > 1 else found.documents
-    lines = [head + "  document"]
-    for s in documents:
-        lines.append(f"{s.num_bytes:>12,}  {s.bits_per_byte:>9.4f}{_perplexities(s, units)}  {s.name}")
+    lines = [_head(found.unit) + "  document"]
+    lines += [f"{_cells(score, found.unit)}  {score.name}" for score in documents]
+    if scored.groups:
+        lines += ["", _head(found.unit) + "  group"]
+        lines += [f"{_cells(score, found.unit)}  {score.name}" for score in scored.groups]
     lines += _notices(scored)
     if scored.official_word_perplexity is not None and scored.part:
         words = f"the {scored.part.official_words:,} words that all count who report on it"
@@ -160,10 +205,24 @@ def describe_scores(scored: Scored) -> str:
     return "\n".join(lines)
 
 
-def _perplexities(score: Score, units: Iterable[str]) -> str:
-    """Per token, and per word if that is something else."""
-    values = [score.perplexity, score.word_perplexity][: len(list(units))]
-    return "".join(f"  {value:>18,.4f}" for value in values)
+def _head(unit: str) -> str:
+    """Titles of the columns that ``_cells`` gives."""
+    if unit == "sample":
+        return f"{'samples':>12}  {'bits/sample':>11}  {'nats/sample':>11}"
+    units = dict.fromkeys([unit, "word"])
+    return f"{'bytes':>12}  {'bits/byte':>9}" + "".join(f"  {f'perplexity/{u}':>18}" for u in units)
+
+
+def _cells(score: Score, unit: str) -> str:
+    """Size and scores: per token, and per word if that is something else."""
+    if unit == "sample":
+        bits = score.by("bits per sample")
+        return f"{score.num_tokens:>12,}  {bits:>11.4f}  {bits * math.log(2):>11.4f}"
+    values = dict.fromkeys([unit, "word"])
+    perplexities = [score.perplexity, score.word_perplexity][: len(values)]
+    return f"{score.num_bytes:>12,}  {score.bits_per_byte:>9.4f}" + "".join(
+        f"  {value:>18,.4f}" for value in perplexities
+    )
 
 
 def _notices(scored: Scored) -> list[str]:
@@ -183,13 +242,9 @@ def _notices(scored: Scored) -> list[str]:
 
 def describe_sweep(scored: Sequence[Scored]) -> str:
     """A line for each number of compressed slots."""
-    units = dict.fromkeys([scored[0].evaluation.unit, "word"])
-    head = f"{'compressed slots':>16}  {'bits/byte':>9}"
-    lines = [head + "".join(f"  {f'perplexity/{unit}':>18}" for unit in units)]
-    for one in scored:
-        total = one.evaluation.total
-        cells = f"{total.bits_per_byte:>9.4f}{_perplexities(total, units)}"
-        lines.append(f"{one.compressed_memory:>16,}  {cells}")
+    unit = scored[0].evaluation.unit
+    lines = [f"{'compressed slots':>16}  {_head(unit)}"]
+    lines += [f"{one.compressed_memory:>16,}  {_cells(one.evaluation.total, unit)}" for one in scored]
     return "\n".join([*lines, *_notices(scored[0])])
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from compressive_transformer.errors import Stopped, UsageError
+from compressive_transformer.evaluate import key_of
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.train import Progress, Trainer
 from compressive_transformer.train.config import SaveConfig
@@ -34,7 +35,8 @@ class Session:
         save: when to save, and what to keep.
         facts: go into every checkpoint beside those of the trainer.
         metrics, display: to write to, in the first process.
-        score: bits per byte of a model on an excerpt of the validation text.
+        measure: what ``score`` tells, see ``measure_of``; lower is better.
+        score: of a model on an excerpt of the validation text.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class Session:
         facts: dict[str, Any],
         metrics: Metrics | None,
         display: Display | None,
+        measure: str,
         score: Callable[[LanguageModel], float],
     ):
         self.run, self.world, self.facts = run, world, facts
-        self.metrics, self.display, self.score = metrics, display, score
+        self.metrics, self.display, self.measure, self.score = metrics, display, measure, score
         self.saver = Saver(run, world, save, failed=self._save_failed)
         self._saved: int | None = None
 
@@ -151,7 +154,7 @@ class Session:
         self._keep("saved", step=trainer.step, seconds=time.monotonic() - before)
 
     def _scored(self, trainer: Trainer, weights: dict[str, Tensor] | None) -> float | None:
-        """Bits per byte on the excerpt, told and kept; None if scoring fails, for training goes on."""
+        """The score on the excerpt, told and kept; None if scoring fails, for training goes on."""
         devices = [self.world.device] if self.world.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):  # scoring must not change what is dropped out later
@@ -160,9 +163,9 @@ class Session:
             self.say(f"warning: step {trainer.step} could not be scored ({error})")
             return None
         best = self.saver.store.best_score()
-        facts = {"bits_per_byte": score, "seconds": trainer.seconds, "tokens": trainer.tokens}
+        facts = {key_of(self.measure): score, "seconds": trainer.seconds, "tokens": trainer.tokens}
         self._keep("excerpt", step=trainer.step, **facts, best=best is None or score < best)
-        self.say(f"step {trainer.step}: {score:.3f} bits per byte on an excerpt of the validation text")
+        self.say(f"step {trainer.step}: {score:.3f} {self.measure} on an excerpt for validation")
         return score
 
     def whole_model(self, model: LanguageModel, weights: dict[str, Tensor] | None) -> LanguageModel:

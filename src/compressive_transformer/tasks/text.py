@@ -1,4 +1,4 @@
-"""Language modelling of text: the main job, from files to a run folder."""
+"""Language modelling of text, and of sound: the main job, from files to a run folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from compressive_transformer.data import (
     excerpt,
     get_tokenizer,
 )
+from compressive_transformer.data.audio import SampleTokenizer
 from compressive_transformer.errors import UsageError
-from compressive_transformer.evaluate import Evaluation, evaluate
+from compressive_transformer.evaluate import Evaluation, evaluate, key_of, measure_of
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.tasks.corpora import Text, load_text
 from compressive_transformer.tasks.folder import locked, make_run_folder
 from compressive_transformer.tasks.resume import Resumed
 from compressive_transformer.tasks.session import Session
+from compressive_transformer.tasks.sound import classical, write_sample
 from compressive_transformer.train import TrainConfig, Trainer
 from compressive_transformer.train.log import Display, Metrics
 from compressive_transformer.train.parallel import World, join, whole_weights
@@ -51,9 +53,10 @@ class Result:
     evaluation: Evaluation
     """Of the whole validation text."""
     compressors: dict[str, float]
-    """Bits per byte of general compressors on the same bytes; empty of a closed vocabulary."""
+    """Of general compressors on the same bytes, or of classical predictors on the same sound, in the same
+    measure; empty of a closed vocabulary."""
     sample: str
-    """Text made by the model."""
+    """Text made by the model, or where sound made by it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
                     return None
                 session.say("reading the validation text ...")
                 model = session.whole_model(trainer.model, weights)
-                return _finish(model, config, text.validation, session.metrics, run, len(lanes.rows))
+                return _finish(model, config, text, session.metrics, run, len(lanes.rows))
 
 
 def _open(
@@ -140,8 +143,9 @@ def _begin(
         sinks = open_sinks(config.sinks, run, asdict(config), step=trainer.step)
         metrics = Metrics(run, offset=found.facts["metrics"] if found else 0, sinks=sinks)
         display = Display(tokenizer.unit)
-    score = _excerpt_score(text.validation, config)
-    session = Session(run, world, config.save, {"text": text.identity}, metrics, display, score)
+    measure = measure_of(tokenizer.unit)
+    score = _excerpt_score(text.validation, config, measure)
+    session = Session(run, world, config.save, {"text": text.identity}, metrics, display, measure, score)
     session.say(_opening(model, text, run))
     if found:
         session.resumed(trainer, found.changed)
@@ -157,11 +161,11 @@ def _save_config(run: Path, model: LanguageModel, tokenizer: Tokenizer, settings
         ) from None
 
 
-def _excerpt_score(validation: Corpus, config: TrainConfig) -> Callable[[LanguageModel], float]:
+def _excerpt_score(validation: Corpus, config: TrainConfig, measure: str) -> Callable[[LanguageModel], float]:
     text = excerpt(validation, **EXCERPT)
 
     def score(model: LanguageModel) -> float:
-        return evaluate(model, text, num_rows=16, precision=config.precision).total.bits_per_byte
+        return evaluate(model, text, num_rows=16, precision=config.precision).total.by(measure)
 
     return score
 
@@ -192,13 +196,14 @@ def _opening(model: LanguageModel, text: Text, run: Path) -> str:
 def _finish(
     model: LanguageModel,
     config: TrainConfig,
-    validation: Corpus,
+    text: Text,
     metrics: Metrics | None,
     run: Path,
     num_rows: int,
 ) -> Result:
     """Scores, compares, shows where attention goes, and writes a sample."""
     assert metrics is not None
+    validation = text.validation
     evaluation = evaluate(
         model,
         validation,
@@ -206,16 +211,20 @@ def _finish(
         num_rows=num_rows,
         precision=config.precision,
     )
-    compressors = {} if validation.unit == "word" else compressed_sizes(text_of(validation))
-    metrics.write(
-        "validation",
-        bits_per_byte=evaluation.total.bits_per_byte,
-        num_bytes=evaluation.total.num_bytes,
-        compressors=compressors,
-    )
-    metrics.write("attention", buckets=attention_by_bucket(model, validation, precision=config.precision))
-    sample = _sample(model, validation, config)
-    (run / "sample.txt").write_text(sample, encoding="utf-8")
+    measure, sound = measure_of(validation.unit), isinstance(validation.tokenizer, SampleTokenizer)
+    if sound:
+        compressors = classical(text.training, validation) if text.training else {}
+    else:
+        compressors = {} if validation.unit == "word" else compressed_sizes(text_of(validation))
+    scores = {key_of(measure): evaluation.total.by(measure)}
+    metrics.write("validation", **scores, num_bytes=evaluation.total.num_bytes, compressors=compressors)
+    if config.model.core == "compressive":
+        metrics.write("attention", buckets=attention_by_bucket(model, validation, precision=config.precision))
+    if sound:
+        sample = write_sample(run, model, validation, config.seed)
+    else:
+        sample = _sample(model, validation, config)
+        (run / "sample.txt").write_text(sample, encoding="utf-8")
     return Result(run=run, evaluation=evaluation, compressors=compressors, sample=sample)
 
 

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 
 import torch
 
-from compressive_transformer.checkpoint import Run, load_run
+from compressive_transformer.checkpoint import Run
 from compressive_transformer.errors import UsageError
-from compressive_transformer.generate import check_sampling, generate
-from compressive_transformer.precision import Device, pick_device
+from compressive_transformer.generate import generate
 
 
 def stream_text(
-    run: str,
+    run: Run,
     *,
     prompt: str,
     length: int,
@@ -25,7 +24,6 @@ def stream_text(
     top_k: int | None,
     top_p: float,
     seed: int,
-    device: Device,
     as_json: bool,
 ) -> None:
     """Streams the prompt and what follows it, or prints one JSON object at the end.
@@ -35,11 +33,9 @@ def stream_text(
     """
     if as_json and length == 0:
         raise UsageError("--json answers when all is made, and length 0 has no end; give a length")
-    check_sampling(length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
-    loaded = load_run(run, pick_device(device))
     started, made = time.monotonic(), bytearray()
-    pieces = _pieces(loaded, data, length or None, temperature, top_k, top_p, seed)
+    pieces = _pieces(run, data, length or None, temperature, top_k, top_p, seed)
     if as_json:
         for piece in pieces:
             made += piece

@@ -95,8 +95,11 @@ class TrainConfig:
     out if nothing is given."""
     separator: str | None = None
     """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
+    join_folders: bool = False
+    """Files of one folder are one document, in their order: a speaker, an author."""
     tokenizer: str = "bytes"
-    """bytes, or the file of a tokenizer that 'compressive tokenizer train' made."""
+    """bytes; the file of a tokenizer that 'compressive tokenizer train' made; or of recordings mulaw-RATE (8
+    bits) or linear-RATE (16 bits), which also resample them."""
     reset_documents: bool = True
     """Begin each document with an empty memory; the paper carries memory on."""
     lanes: int = 32

@@ -19,7 +19,8 @@ from compressive_transformer.train.progress import Progress
 from compressive_transformer.train.sinks import Sink
 
 METRICS = "metrics.jsonl"
-NUMBERS = {"step", "tokens", "seconds", "tokens_per_second", "bits_per_token", "bits_per_byte"}
+NUMBERS = {"step", "tokens", "seconds", "tokens_per_second", "bits_per_token"}
+NUMBERS |= {"bits_per_byte", "bits_per_sample", "perplexity_per_word"}
 """What records may have, and then as a number or null."""
 
 

@@ -98,14 +98,8 @@ def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.
 
 
 def layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
-    """Weights of the linear maps inside attention and feed-forward."""
-    return [
-        p
-        for layer in model.core.layers
-        for part in (layer.attention, layer.feed_forward)
-        for name, p in part.named_parameters()
-        if p.ndim == 2 and name.endswith("weight")
-    ]
+    """Weights of the linear maps inside the layers, those of compressors not among them."""
+    return [p for layer in model.core.layers for p in layer.matrices()]
 
 
 def learning_rate_factor(progress: float, step: int, config: OptimizerConfig) -> float:

@@ -1,0 +1,246 @@
+"""Recordings as streams of samples: decoded, mixed to one channel and resampled chunk by chunk.
+
+What a recording holds is handed on as 16-bit PCM (little-endian bytes), and a tokenizer of samples makes
+tokens of it, so that recordings go the way of text: to shards, lanes, scores.
+
+Shape legend: N samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compressive_transformer.errors import UsageError
+
+if TYPE_CHECKING:
+    from compressive_transformer.data.files import Source
+
+CHUNK = 1 << 18
+"""Samples that are decoded at once."""
+PCM = np.dtype("<i2")
+NAME = re.compile(r"(mulaw|linear)-([0-9]{4,6})")
+RATES = (1_000, 384_000)
+MU = 255
+LOUDEST = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class SampleTokenizer:
+    """Every sample is a token; one more token opens a recording.
+
+    ``mulaw``: 256 levels that are close together where the sound is soft (ITU-T G.711's curve, as WaveNet's:
+    sign(x) ln(1 + 255 |x|) / ln 256). ``linear``: all 65,536 levels of 16-bit PCM.
+    """
+
+    kind: str
+    rate: int
+    """Samples per second."""
+    unit = "sample"
+
+    @property
+    def name(self) -> str:
+        """As ``get_tokenizer`` knows it: mulaw-24000."""
+        return f"{self.kind}-{self.rate}"
+
+    @property
+    def bits(self) -> int:
+        """Of a sample."""
+        return 8 if self.kind == "mulaw" else 16
+
+    @property
+    def vocab_size(self) -> int:
+        """Levels, and the document token."""
+        return 2**self.bits + 1
+
+    @property
+    def document_token(self) -> int:
+        """Opens a recording."""
+        return 2**self.bits
+
+    def encode(self, data: bytes) -> NDArray[np.uint16 | np.uint32]:
+        """The tokens [N] of 16-bit PCM."""
+        levels = np.frombuffer(data, PCM).astype(np.int64) + 2**15
+        return mulaw_table()[levels] if self.kind == "mulaw" else levels.astype(np.uint32)
+
+    def decode(self, ids: ArrayLike) -> bytes:
+        """16-bit PCM of the tokens; µ-law gives the middle of each level.
+
+        Raises:
+            ValueError: A number is not a token.
+        """
+        tokens = np.asarray(ids)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() <= self.document_token:
+            raise ValueError(
+                f"tokens must lie in [0, {self.document_token}], got [{tokens.min()}, {tokens.max()}]"
+            )
+        levels = tokens[tokens != self.document_token]
+        if self.kind == "mulaw":
+            return mulaw_levels()[levels].tobytes()
+        return (levels.astype(np.int64) - 2**15).astype(PCM).tobytes()
+
+
+def sample_tokenizer(name: str) -> SampleTokenizer | None:
+    """The tokenizer of samples of that name, mulaw-RATE or linear-RATE; None if it is no such name.
+
+    Raises:
+        UsageError: The rate is out of range.
+    """
+    if (match := NAME.fullmatch(name)) is None:
+        return None
+    kind, rate = match[1], int(match[2])
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UsageError(f"{name}: {rate} samples a second are not allowed; use {RATES[0]:,} to {RATES[1]:,}")
+    return SampleTokenizer(kind, rate)
+
+
+def mulaw_encode(x_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Levels 0 to 255 of samples in [-1, 1]."""
+    curve = np.sign(x_N) * np.log1p(MU * np.abs(x_N)) / np.log1p(MU)
+    return np.floor((curve + 1) / 2 * MU + 0.5).astype(np.int64)
+
+
+def mulaw_decode(level_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Samples in [-1, 1] of levels 0 to 255."""
+    curve = 2 * (level_N / MU) - 1
+    return np.sign(curve) * np.expm1(np.abs(curve) * np.log1p(MU)) / MU
+
+
+@cache
+def mulaw_table() -> NDArray[np.uint16]:
+    """The level of each 16-bit sample, [65536] from the lowest on."""
+    return mulaw_encode(np.arange(-(2**15), 2**15) / 2**15).astype(np.uint16)
+
+
+@cache
+def mulaw_levels() -> NDArray[np.int16]:
+    """The 16-bit sample of each level, [256]."""
+    return np.clip(np.rint(mulaw_decode(np.arange(256)) * 2**15), -(2**15), LOUDEST).astype(PCM)
+
+
+def soundfile() -> Any:
+    """The library that decodes.
+
+    Raises:
+        UsageError: The extra is missing.
+    """
+    try:
+        import soundfile
+        import soxr  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "recordings need soundfile and soxr: pip install 'compressive-transformer[audio]'"
+        ) from None
+    return soundfile
+
+
+@dataclass
+class Notes:
+    """What people should know of recordings that were read."""
+
+    rates: dict[int, str] = field(default_factory=dict)
+    """Samples a second, and the first recording that has so many."""
+    many_channels: list[str] = field(default_factory=list)
+    """Recordings of more than two."""
+    clipped: list[str] = field(default_factory=list)
+    """Recordings with more than one sample in a thousand at full scale."""
+
+    def tell(self, rate: int) -> list[str]:
+        """In a line each, if there is anything unusual."""
+        lines = []
+        if len(self.rates) > 1:
+            found = ", ".join(f"{known:,} (as {name})" for known, name in sorted(self.rates.items()))
+            lines.append(f"recordings of {found} samples a second were resampled to {rate:,}")
+        for names, what in (
+            (self.many_channels, "of more than two channels, which were mixed to one"),
+            (self.clipped, "clipped: more than one sample in a thousand is at full scale"),
+        ):
+            if names:
+                lines.append(f"{len(names)} recording(s), such as {names[0]}, are {what}")
+        return lines
+
+
+def read_recording(
+    source: Source, rate: int, notes: Notes, report: Callable[[int], None] = lambda size: None
+) -> Iterator[bytes]:
+    """16-bit PCM of a recording at a rate, in chunks; memory does not grow with it.
+
+    Channels are mixed by their mean. What was read is told to ``report`` in bytes of the file, about, and
+    what is unusual to ``notes``.
+
+    Raises:
+        UsageError: It is not audio, holds nothing, is cut short, or has samples that are no numbers.
+    """
+    import soxr
+
+    assert source.path is not None
+    library, size = soundfile(), source.path.stat().st_size
+    try:
+        with library.SoundFile(source.path) as file:
+            frames, told, read, loudest = max(file.frames, 1), 0, 0, 0
+            notes.rates.setdefault(file.samplerate, source.name)
+            if file.channels > 2:
+                notes.many_channels.append(source.name)
+            resampler = None
+            if file.samplerate != rate:
+                resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
+            while len(block := file.read(CHUNK, dtype="float32", always_2d=True)):
+                read += len(block)
+                mono = _mixed(block, source.name)
+                loudest += int((np.abs(mono) >= LOUDEST / 2**15).sum())
+                yield _pcm(mono if resampler is None else resampler.resample_chunk(mono))
+                report(min(size * read // frames, size) - told)
+                told = min(size * read // frames, size)
+            if not read:
+                raise UsageError(f"{source.name} is a recording of no length; leave it out")
+            if loudest > read / 1000:
+                notes.clipped.append(source.name)
+            if file.format in WHOLE and read < file.frames:
+                raise UsageError(
+                    f"{source.name} is cut short: {read:,} of {file.frames:,} samples are there; fetch it "
+                    "again"
+                )
+            if resampler is not None:
+                yield _pcm(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+            report(size - told)
+    except library.LibsndfileError as error:
+        reason = error.error_string.strip().rstrip(".")
+        raise UsageError(f"{source.name} can't be read as audio ({reason}); leave it out") from None
+
+
+WHOLE = ("WAV", "FLAC", "AIFF", "W64", "CAF", "AU")
+"""Formats that say how long they are; MP3 estimates."""
+
+
+def _mixed(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """One channel of all."""
+    mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UsageError(f"{name} has samples that are no numbers (NaN, infinite); repair it or leave it out")
+    return mono
+
+
+def _pcm(mono: NDArray[np.float32]) -> bytes:
+    return np.clip(np.rint(mono * 2.0**15), -(2**15), LOUDEST).astype(PCM).tobytes()
+
+
+def write_recording(path: str | Path, pcm: bytes, rate: int) -> None:
+    """Writes 16-bit PCM of one channel to a file, by its suffix as WAV, FLAC, OGG or MP3.
+
+    Raises:
+        UsageError: The suffix is another, or the file can't be written.
+    """
+    library = soundfile()
+    try:
+        library.write(path, np.frombuffer(pcm, PCM), rate)
+    except (library.LibsndfileError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} can't be written ({error}); use a name that ends in .wav or .flac"
+        ) from None

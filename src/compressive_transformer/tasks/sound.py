@@ -1,0 +1,247 @@
+"""What is particular to sound: classical predictors beside the model, recordings made by it, pictures.
+
+Shape legend: N samples, P order of the predictor.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from compressive_transformer.checkpoint import Run
+from compressive_transformer.data import Corpus
+from compressive_transformer.data.audio import (
+    PCM,
+    Notes,
+    SampleTokenizer,
+    mulaw_levels,
+    read_recording,
+    soundfile,
+    write_recording,
+)
+from compressive_transformer.data.files import Source
+from compressive_transformer.errors import UsageError
+from compressive_transformer.generate import check_sampling, generate
+from compressive_transformer.model import LanguageModel
+
+ORDER, SPREAD, FITTED = 16, 64, 2_000_000
+"""Of the linear predictor: samples it looks back, samples over which it judges its errors, and samples of the
+training part that it is fitted to."""
+SAMPLE = 8_000
+"""Samples that a finished run makes, and at most as many before them."""
+
+
+def classical(training: Corpus, validation: Corpus) -> dict[str, float]:
+    """Bits per sample of FLAC, which sees these recordings only, and of a linear predictor."""
+    return {
+        "FLAC": flac_bits(validation),
+        "linear": linear_bits(training, validation),
+    }
+
+
+def flac_bits(corpus: Corpus) -> float:
+    """Bits per sample of the levels in FLAC files of the highest compression, one for each recording."""
+    tokenizer = _tokenizer(corpus)
+    size = 0
+    for index in range(corpus.num_documents):
+        levels = np.asarray(corpus.document(index)).astype(np.int64) - 2 ** (tokenizer.bits - 1)
+        file, library = io.BytesIO(), soundfile()
+        # Eight bits stand in the upper half of 16: FLAC knows when the lower bits are never used.
+        pcm = (levels << (16 - tokenizer.bits)).astype(PCM)
+        subtype = "PCM_S8" if tokenizer.bits == 8 else "PCM_16"
+        library.write(file, pcm, min(tokenizer.rate, 192_000), subtype, format="FLAC", compression_level=1.0)
+        size += len(file.getvalue())
+    return 8 * size / corpus.num_tokens
+
+
+def linear_bits(training: Corpus, validation: Corpus) -> float:
+    """Bits per sample of a linear predictor with Laplace-distributed errors, rounded to levels.
+
+    Its weights are those of least squares on the training recordings. The width of the distribution follows
+    the errors just past, so all that it knows comes from before the sample.
+    """
+    tokenizer = _tokenizer(training)
+    levels = _amplitudes(tokenizer)
+    seen = levels[np.asarray(training.tokens[: min(training.num_tokens, FITTED)])]
+    rows = np.lib.stride_tricks.sliding_window_view(seen, ORDER + 1)
+    past, target = rows[:, :-1], rows[:, -1]
+    weights = np.linalg.solve(past.T @ past + 1e-9 * np.eye(ORDER) * len(past), past.T @ target)
+    # Where a level begins and ends: half-way to its neighbours, and without end at the last ones.
+    middle = (levels[1:] + levels[:-1]) / 2
+    low, high = np.append(-np.inf, middle), np.append(middle, np.inf)
+    nats = 0.0
+    for index in range(validation.num_documents):
+        tokens = np.asarray(validation.document(index)).astype(np.int64)
+        x = np.append(np.zeros(ORDER), levels[tokens])
+        predicted = np.lib.stride_tricks.sliding_window_view(x[:-1], ORDER) @ weights
+        width = _width(np.abs(x[ORDER:] - predicted))
+        inside = _laplace((high[tokens] - predicted) / width) - _laplace((low[tokens] - predicted) / width)
+        nats -= float(np.log(np.maximum(inside, 1e-12)).sum())
+    return nats / np.log(2) / validation.num_tokens
+
+
+def _width(error_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the errors before each, the nearer ones weighing more."""
+    keep = 1 - 1 / SPREAD
+    width, mean = np.empty_like(error_N), 0.05
+    for i, error in enumerate(error_N.tolist()):
+        width[i] = mean
+        mean = keep * mean + (1 - keep) * error
+    return np.maximum(width, 1e-6)
+
+
+def _laplace(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Its distribution function."""
+    tail = 0.5 * np.exp(-np.abs(x))
+    return np.where(x < 0, tail, 1 - tail)
+
+
+def _amplitudes(tokenizer: SampleTokenizer) -> NDArray[np.float64]:
+    """What each level stands for, in [-1, 1]."""
+    levels = mulaw_levels() if tokenizer.kind == "mulaw" else np.arange(-(2**15), 2**15)
+    return levels / 2.0**15
+
+
+def _tokenizer(corpus: Corpus) -> SampleTokenizer:
+    assert isinstance(corpus.tokenizer, SampleTokenizer)
+    return corpus.tokenizer
+
+
+def write_sample(run: Path, model: LanguageModel, validation: Corpus, seed: int) -> str:
+    """Goes on from the middle of the longest recording held out, and draws it, in the run folder.
+
+    Returns:
+        A line that tells what is there.
+    """
+    tokenizer = _tokenizer(validation)
+    longest = int(np.diff(validation.starts).argmax())
+    document = np.asarray(validation.document(longest)).astype(np.int64)
+    prompt = document[max(len(document) // 2 - SAMPLE, 0) : max(len(document) // 2, 1)]
+    made = np.fromiter(_continued(model, tokenizer, prompt, SAMPLE, 1.0, None, 1.0, seed), np.int64)
+    pcm = tokenizer.decode(np.append(prompt, made))
+    write_recording(run / "sample.wav", pcm, tokenizer.rate)
+    drawn = draw(run / "sample.png", pcm, tokenizer.rate, len(prompt))
+    seconds = [len(x) / tokenizer.rate for x in (prompt, made)]
+    pictured = ", sample.png shows it" if drawn else ""
+    return (
+        f"{run / 'sample.wav'}: {seconds[0]:.2f} s of {validation.names[longest]}, then {seconds[1]:.2f} s "
+        f"by the model{pictured}"
+    )
+
+
+def record(
+    run: Run,
+    *,
+    prompt: str,
+    out: str,
+    seconds: float | None,
+    length: int | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Makes a recording, behind a progress bar, and draws it beside.
+
+    Args:
+        run: trained on sound.
+        prompt: a recording to go on from, at whatever rate; empty for none. It is not repeated in ``out``.
+        out: the recording to write, by its suffix as WAV, FLAC, OGG or MP3.
+        seconds, length: how long, in seconds or in samples; a second if neither is given.
+
+    Raises:
+        UsageError: a setting or a file can't be used.
+    """
+    tokenizer = run.tokenizer
+    assert isinstance(tokenizer, SampleTokenizer)
+    count = length if length is not None else round((1.0 if seconds is None else seconds) * tokenizer.rate)
+    if count < 1:
+        raise UsageError("a recording of no length is asked for; give --seconds or --length of more than 0")
+    check_sampling(length=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    write_recording(out, b"\0\0", tokenizer.rate)  # is it allowed? before hours of work
+    begun = np.empty(0, np.int64)
+    if prompt:
+        source = Source(prompt, Path(prompt), named=True)
+        if not Path(prompt).is_file():
+            raise UsageError(f"{prompt} is not a file; --prompt takes a recording to go on from")
+        pcm = b"".join(read_recording(source, tokenizer.rate, Notes()))
+        begun = tokenizer.encode(pcm).astype(np.int64)
+    made = np.empty(count, np.int64)
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"making {count / tokenizer.rate:.2f} seconds", total=count)
+        for i, token in enumerate(
+            _continued(run.model, tokenizer, begun, count, temperature, top_k, top_p, seed)
+        ):
+            made[i] = token
+            bar.advance(task)
+    write_recording(out, tokenizer.decode(made), tokenizer.rate)
+    picture = Path(out).with_suffix(".png")
+    drawn = draw(picture, tokenizer.decode(made), tokenizer.rate, 0)
+    answer = {"recording": out, "seconds": count / tokenizer.rate, "samples": count, "rate": tokenizer.rate}
+    return answer | {"picture": str(picture) if drawn else None}
+
+
+def _continued(
+    model: LanguageModel,
+    tokenizer: SampleTokenizer,
+    prompt: NDArray[np.int64],
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+) -> Iterator[int]:
+    """The samples that follow a prompt, which stands at the beginning of a recording."""
+    tokens = torch.from_numpy(np.append(tokenizer.document_token, prompt))[None]
+    made = generate(
+        model,
+        tokens,
+        length=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        banned=[tokenizer.document_token],
+    )
+    return (int(token) for token in made)
+
+
+def draw(path: Path, pcm: bytes, rate: int, given: int) -> bool:
+    """Waveform above, spectrogram below, with a line where the model takes over; False without matplotlib.
+
+    Args:
+        path: the picture, by its suffix.
+        pcm: 16-bit samples.
+        rate: of them, a second.
+        given: how many of them are not the model's.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return False
+    x_N = np.frombuffer(pcm, PCM) / 2.0**15
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    wave, spectrum = figure.subplots(2, 1, sharex=True)
+    wave.plot(np.arange(len(x_N)) / rate, x_N, lw=0.4, color="0.2")
+    wave.set(ylabel="amplitude", ylim=(-1, 1), xlim=(0, len(x_N) / rate))
+    if size := min(256, len(x_N) // 2):
+        # A little noise, for silence has no logarithm.
+        noise = 1e-5 * np.random.default_rng(0).standard_normal(len(x_N))
+        spectrum.specgram(x_N + noise, NFFT=size, Fs=rate, noverlap=size * 3 // 4, vmin=-130, vmax=-30)
+    spectrum.set(ylabel="Hz", xlabel="seconds")
+    if given:
+        for axis in (wave, spectrum):
+            axis.axvline(given / rate, color="tab:red", lw=1)
+        wave.set_title("left of the red line the recording, right of it the model", fontsize=9)
+    figure.savefig(path, dpi=120)
+    return True

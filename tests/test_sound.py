@@ -1,0 +1,318 @@
+"""Sound: recordings to samples and back, a run from end to end, and one line for every bad file."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from compressive_transformer.checkpoint import load_run
+from compressive_transformer.cli import main
+from compressive_transformer.data import Corpus, embedded_recordings, join_folders, prepare
+from compressive_transformer.data.audio import Notes, SampleTokenizer, read_recording, write_recording
+from compressive_transformer.data.files import Source
+from compressive_transformer.errors import UsageError
+from compressive_transformer.evaluate import evaluate
+from compressive_transformer.generate import generate
+from compressive_transformer.tasks import sound
+from tiny import TINY, refused
+
+RATE = 8000
+MULAW, LINEAR = SampleTokenizer("mulaw", RATE), SampleTokenizer("linear", RATE)
+Capture = pytest.CaptureFixture[str]
+
+
+def tone(seconds: float = 0.2, rate: int = RATE, pitch: float = 440.0, loud: float = 0.3) -> np.ndarray:
+    return loud * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+
+
+def read(path: Path, rate: int = RATE) -> np.ndarray:
+    """Samples in [-1, 1]."""
+    pcm = b"".join(read_recording(Source(str(path), path, named=True), rate, Notes()))
+    return np.frombuffer(pcm, "<i2") / 2**15
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of finished runs take no time."""
+    monkeypatch.setattr(sound, "SAMPLE", 100)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two speakers, three recordings each, in various formats."""
+    for speaker, pitch in (("ann", 300.0), ("bob", 150.0)):
+        place = tmp_path / "speech" / speaker
+        place.mkdir(parents=True)
+        for number, suffix in enumerate(("wav", "flac", "ogg")):
+            x = tone(0.25, pitch=pitch * (1 + number / 10))
+            soundfile.write(place / f"{number}_{speaker}_x.{suffix}", x, RATE)
+    return tmp_path / "speech"
+
+
+def train(data: Path, out: Path, *arguments: str, tokenizer: str = f"mulaw-{RATE}") -> None:
+    shape = [f"--model.{n.replace('_', '-')}={v}" for n, v in TINY.items() if n != "compressed_memory"]
+    usual = [
+        "--lanes=2",
+        "--steps=12",
+        "--precision=float32",
+        f"--tokenizer={tokenizer}",
+        "--model.memory=16",
+    ]
+    main(["train", "speech", "--data", str(data), "--out", str(out), *shape, *usual, *arguments])
+
+
+# Reading and writing
+
+
+def test_sixteen_bits_are_read_as_they_are(tmp_path: Path):
+    pcm = np.random.default_rng(0).integers(-(2**15), 2**15, 5000).astype("<i2")
+    for name in ("a.wav", "a.flac"):
+        write_recording(tmp_path / name, pcm.tobytes(), RATE)
+        assert (read(tmp_path / name) * 2**15 == pcm).all()
+
+
+def test_channels_are_mixed_and_rates_converted(tmp_path: Path):
+    left, right = tone(1.0, 48_000, 440.0), tone(1.0, 48_000, 880.0)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 48_000, subtype="FLOAT")
+    found = read(tmp_path / "stereo.wav", 24_000)
+    assert len(found) == pytest.approx(24_000, abs=2)
+    expected = (tone(1.0, 24_000, 440.0) + tone(1.0, 24_000, 880.0)) / 2
+    inner = slice(2000, -2000)  # the filter has nothing to look at beyond the ends
+    assert np.abs(found[inner] - expected[inner]).max() < 1e-3
+
+
+def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compressive_transformer.data.audio.CHUNK", 1000)
+    soundfile.write(tmp_path / "long.flac", tone(2.0, 16_000), 16_000)
+    path = tmp_path / "long.flac"
+    sizes = [len(part) for part in read_recording(Source(str(path), path, named=True), RATE, Notes())]
+    assert sum(sizes) == pytest.approx(2 * 2 * RATE, abs=4)
+    assert max(sizes) < 2 * 2000
+    whole = read(path)
+    monkeypatch.undo()
+    assert (read(path) == whole).all()  # however it is chopped
+
+
+def test_recordings_become_a_corpus(folder: Path):
+    corpus = prepare([str(folder)], MULAW)
+    assert corpus.num_documents == 6
+    assert corpus.unit == "sample"
+    assert corpus.num_tokens == pytest.approx(6 * 0.25 * RATE, abs=50)
+    joined = join_folders(corpus)
+    assert [Path(name).name for name in joined.names] == ["ann", "bob"]
+    assert joined.num_bytes.sum() == corpus.num_bytes.sum()
+    assert (np.asarray(joined.document(0)) == np.asarray(corpus.tokens[: corpus.starts[3]])).all()
+
+
+def test_the_package_has_recordings():
+    corpus = prepare(list(embedded_recordings()), MULAW)
+    assert corpus.num_documents == 10
+    assert corpus.num_tokens / RATE == pytest.approx(66.7, abs=0.1)
+
+
+# Classical predictors
+
+
+def corpus_of(x: np.ndarray, tokenizer: SampleTokenizer) -> Corpus:
+    tokens = tokenizer.encode((x * 2**15).astype("<i2").tobytes())
+    sizes = np.array([2 * len(tokens)])
+    return Corpus(
+        tokens=tokens, starts=np.array([0, len(tokens)]), names=("x",), num_bytes=sizes, tokenizer=tokenizer
+    )
+
+
+@pytest.mark.parametrize("tokenizer", [MULAW, LINEAR], ids=["mulaw", "linear"])
+def test_classical_predictors_know_silence_tones_and_noise(tokenizer: SampleTokenizer):
+    random = np.random.default_rng(0)
+    noise = corpus_of(random.uniform(-1, 1, 20_000), tokenizer)
+    silence, sine = corpus_of(np.zeros(20_000), tokenizer), corpus_of(tone(2.5), tokenizer)
+    for bits in (sound.flac_bits, lambda corpus: sound.linear_bits(corpus, corpus)):
+        assert bits(silence) < 0.2
+        assert bits(silence) < bits(sine) < 0.75 * tokenizer.bits < bits(noise) < 1.05 * tokenizer.bits
+
+
+def test_the_linear_predictor_gives_probabilities():
+    """Of all levels that may follow they sum to one."""
+    start = tone(0.05)
+    nats = []
+    for level in range(256):
+        x = MULAW.encode((start * 2**15).astype("<i2").tobytes())
+        tokens = np.append(x, level)
+        sizes = {
+            "starts": np.array([0, len(tokens)]),
+            "names": ("x",),
+            "num_bytes": np.array([2 * len(tokens)]),
+        }
+        corpus = Corpus(tokens=tokens, tokenizer=MULAW, **sizes)
+        nats.append(math.log(2) * sound.linear_bits(corpus_of(tone(0.5), MULAW), corpus) * len(tokens))
+    before = corpus_of(start, MULAW)
+    known = math.log(2) * sound.linear_bits(corpus_of(tone(0.5), MULAW), before) * before.num_tokens
+    assert sum(math.exp(known - x) for x in nats) == pytest.approx(1, abs=1e-6)
+
+
+# A run from end to end
+
+
+@pytest.mark.parametrize("core", ["compressive", "wavenet"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_run_from_end_to_end(folder: Path, tmp_path: Path, capsys: Capture, core: str, bits: int):
+    run, kind = tmp_path / "run", "mulaw" if bits == 8 else "linear"
+    own = ["--model.core=wavenet", "--model.memory", "1", "2", "--model.compressed-memory=0"]
+    settings = own if core == "wavenet" else ["--model.compressed-memory=8"]
+    train(folder, run, f"--model.sample-bits={bits}", *settings, tokenizer=f"{kind}-{RATE}")
+    said = capsys.readouterr().out
+    assert "Bits per sample of the validation sound" in said
+    assert "FLAC" in said
+    assert {"sample.wav", "sample.png"} <= {path.name for path in run.iterdir()}
+    assert soundfile.info(run / "sample.wav").samplerate == RATE
+    main(["evaluate", str(run), str(folder), "--groups", "[0-9]_([a-z]+)_x", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [group["name"] for group in found["groups"]] == ["ann", "bob"]
+    assert sum(g["num_samples"] for g in found["groups"]) == found["total"]["num_samples"]
+    total = found["total"]
+    assert total["nats_per_sample"] == pytest.approx(total["bits_per_sample"] * math.log(2))
+    assert total["bits_per_sample"] == pytest.approx(total["nats"] / math.log(2) / total["num_samples"])
+    main(["evaluate", str(run), str(folder / "ann"), "--by-position"])
+    assert "bits/sample" in capsys.readouterr().out
+    prompt = str(folder / "bob" / "1_bob_x.flac")
+    out = tmp_path / "made.flac"
+    main(["generate", str(run), "--prompt", prompt, "--seconds", "0.02", "--out", str(out)])
+    assert f"{out}: 0.02 s at 8,000 samples a second" in capsys.readouterr().out
+    assert soundfile.info(out).frames == 160
+    assert out.with_suffix(".png").exists()
+    main(["report", str(run)])
+    assert "bits/sample" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*are clipped")  # so soon after its birth a model makes noise
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_made_has_the_likelihood_that_it_was_made_with(folder: Path, tmp_path: Path, bits: int):
+    run, kind = tmp_path / "run", "mulaw" if bits == 8 else "linear"
+    train(folder, run, f"--model.sample-bits={bits}", tokenizer=f"{kind}-{RATE}")
+    loaded = load_run(run)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    start = torch.tensor([[tokenizer.document_token]])
+    made = [int(token) for token in generate(model, start, length=90, banned=[tokenizer.document_token])]
+    with torch.no_grad():
+        inputs = torch.tensor([[tokenizer.document_token, *made[:-1]]])
+        log = model(inputs).logits.double()
+        log = log.log_softmax(-1)[0, range(90), made]
+    write_recording(tmp_path / "made.wav", tokenizer.decode(made), RATE)
+    scored = evaluate(model, prepare([str(tmp_path / "made.wav")], tokenizer), precision="float32").total
+    assert scored.num_tokens == 90
+    assert scored.nats == pytest.approx(-float(log.sum()), rel=1e-5)
+
+
+def test_a_run_of_sound_is_resumed(folder: Path, tmp_path: Path):
+    train(folder, tmp_path / "whole")
+    train(folder, tmp_path / "parts", "--steps=7")
+    main(["train", "--resume", str(tmp_path / "parts"), "--steps=12", "--accept-changes"])
+    names = [r.training["tokenizer"] for r in map(load_run, (tmp_path / "whole", tmp_path / "parts"))]
+    assert names == ["mulaw-8000"] * 2
+
+
+# Bad input
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> dict[str, Path]:
+    files = {name: tmp_path / f"{name}.wav" for name in ("text", "empty", "nothing", "nan")}
+    files["text"].write_text("this is not sound")
+    files["empty"].write_bytes(b"")
+    soundfile.write(files["nothing"], np.zeros(0), RATE)
+    x = tone()
+    x[100] = np.nan
+    soundfile.write(files["nan"], x, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "whole.flac", np.random.default_rng(0).uniform(-1, 1, 50_000), RATE)
+    files["cut"] = tmp_path / "cut.flac"
+    whole = (tmp_path / "whole.flac").read_bytes()
+    files["cut"].write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "whole.flac").unlink()
+    return files
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("text", "can't be read as audio"),
+        ("empty", "can't be read as audio"),
+        ("nothing", "is a recording of no length"),
+        ("nan", "has samples that are no numbers"),
+        ("cut", "cut short|can't be read as audio"),
+    ],
+)
+def test_a_bad_recording_is_refused_by_name(bad: dict[str, Path], name: str, message: str):
+    with pytest.raises(UsageError, match=message) as error:
+        prepare([str(bad[name])], MULAW)
+    assert bad[name].name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_recordings_among_good_ones_are_skipped_and_counted(bad: dict[str, Path], tmp_path: Path):
+    place = tmp_path / "mixed"
+    place.mkdir()
+    for name, path in bad.items():
+        path.rename(place / f"{name}{path.suffix}")
+    soundfile.write(place / "a.wav", tone(), RATE)
+    soundfile.write(place / "z.wav", tone(), RATE)
+    (place / "notes.txt").write_text("about them")
+    with pytest.warns(UserWarning, match="record") as caught:
+        corpus = prepare([str(place)], MULAW)
+    said = [str(warning.message) for warning in caught]
+    assert any(line.startswith("skipped 1 file(s) that are no recordings") for line in said)
+    assert any(line.startswith("skipped 5 of 7 recordings: ") for line in said)
+    assert [Path(name).name for name in corpus.names] == ["a.wav", "z.wav"]
+    good = prepare([str(place / "a.wav"), str(place / "z.wav")], MULAW)
+    assert (np.asarray(corpus.tokens[:]) == np.asarray(good.tokens[:])).all()
+
+
+def test_only_bad_recordings_are_refused(bad: dict[str, Path], tmp_path: Path):
+    place = tmp_path / "mixed"
+    place.mkdir()
+    bad["text"].rename(place / "text.wav")
+    with pytest.raises(UsageError, match="can't be read as audio"):
+        prepare([str(place)], MULAW)
+
+
+def test_unusual_recordings_are_told_of(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.stack([tone()] * 8, axis=1), RATE)
+    soundfile.write(tmp_path / "b.wav", np.clip(tone(rate=22_050, loud=3.0), -1, 1), 22_050)
+    with pytest.warns(UserWarning, match="record") as caught:
+        prepare([str(tmp_path)], MULAW)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "recordings of 8,000 (as" in said
+    assert "22,050 (as" in said
+    assert "resampled to 8,000" in said
+    assert "1 recording(s), such as" in said
+    assert "more than two channels" in said
+    assert "clipped" in said
+
+
+def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys: Capture):
+    trained, wav = tmp_path / "run", str(folder / "ann" / "0_ann_x.wav")
+    train(folder, trained)
+    data = ["train", "speech", "--data", str(folder)]
+    of_sound, score = ["generate", str(trained)], ["evaluate", str(trained), wav]
+    for arguments, message in (
+        ([*data, "--separator", "x"], "recordings have no separators"),
+        (["train", "speech", "--data", "-"], "not read from standard input"),
+        ([*data, "--tokenizer", "mulaw-99"], "mulaw-RATE or linear-RATE"),
+        ([*data, "--tokenizer", "mulaw-500000"], "500000 samples a second are not allowed"),
+        ([*data, "--tokenizer", "linear-8000"], "sample_bits 8 has 257 tokens, and the tokenizer 65,537"),
+        ([*data, "--tokenizer", "bytes"], "no text in"),
+        (["train", "speech", "--data", str(Path(__file__).parent)], "no recording in"),
+        ([*of_sound, "--length", "5", "--seconds", "1"], "give one of them"),
+        ([*of_sound, "--length", "0"], "of no length"),
+        ([*of_sound, "--out", str(tmp_path / "x.doc")], "use a name that ends in .wav or .flac"),
+        ([*of_sound, "--prompt", "nothing.wav"], "takes a recording to go on from"),
+        (["generate", str(run), "--seconds", "1"], "for models of sound"),
+        ([*score, "--groups", "("], "no regular expression"),
+        ([*score, "--groups", "ann"], "one pair of brackets"),
+        ([*score, "--groups", "(zoe)"], "is not found in the name"),
+        (["evaluate", str(trained), str(Path(__file__))], "can't be read as audio"),
+    ):
+        assert message in refused(capsys, *arguments), arguments
