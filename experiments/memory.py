@@ -14,6 +14,7 @@ goes (Figure 2), and the loss of compression segment by segment (Figure 6).
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from lab import Runs, arm, by_arm, main, markdown, mean
 
@@ -78,7 +79,7 @@ def measure(model: LanguageModel, train: Corpus, valid: Corpus) -> dict[str, Any
 def compression_losses(model: LanguageModel, text: Corpus) -> list[list[float]]:
     """Of each layer, the loss of compressing each segment of the first piece once memory is full."""
     model.train()  # reading alone needs no such loss; there is no dropout here
-    tokens = torch.from_numpy(text.document(0)[None].astype("int64"))
+    tokens = torch.from_numpy(np.asarray(text.document(0)).astype(np.int64))[None]
     memory, found = model.init_memory(1), []
     for segment in tokens.split(model.config.segment, dim=1):
         output = model(segment, memory)

@@ -18,15 +18,7 @@ from compressive_transformer.data.audio import (
 )
 from compressive_transformer.errors import UsageError
 from compressive_transformer.nn.samples import LogisticHead, SampleEmbedding
-
-TINY: dict[str, Any] = {
-    "dim": 16,
-    "num_heads": 2,
-    "num_layers": 2,
-    "segment": 8,
-    "memory": 8,
-    "compressed_memory": 4,
-}
+from tiny import TINY
 
 
 def test_mulaw_is_its_definition():
