@@ -6,7 +6,9 @@ import shlex
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from compressive_transformer.cli import main
 from compressive_transformer.data.benchmarks import enwik8
@@ -33,11 +35,15 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compressive ")]
     shown = ["train", "evaluate", "generate", "info", "report", "train", "prepare", "train"]
     shown += ["tokenizer", "train", "benchmark", "train", "evaluate"]
+    shown += ["train", "evaluate", "generate", "train"]
     assert [command[0] for command in commands] == shown
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
     for name in ("books/a.txt", "books/b.txt", "novel.txt"):
         (tmp_path / name).write_text("It was the best of times, it was the worst of times. " * 100)
+    (tmp_path / "recordings").mkdir()
+    for name in ("3_ann.wav", "4_ann_b.wav"):
+        soundfile.write(tmp_path / "recordings" / name, np.sin(np.arange(4000) / 10) / 2, 8000)
     text = b"<page>It was the best of times</page>\n" * 500
     with zipfile.ZipFile("enwik8.zip", "w") as archive:
         archive.writestr("enwik8", text)
@@ -59,7 +65,9 @@ def test_documented_tests_exist():
     """The tables of faults name their tests."""
     root = Path(__file__).parents[1]
     tests = "\n".join(path.read_text(encoding="utf-8") for path in root.glob("tests/**/*.py"))
-    document = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    document = "".join(
+        (root / "docs" / name).read_text(encoding="utf-8") for name in ("reliability.md", "sound.md")
+    )
     for name in set(re.findall(r"\btest_\w+(?!\.py)\b(?!\.)", document)):
         assert f"def {name}(" in tests, name
     for name in set(re.findall(r"`((?:\w+/)?\w+\.py)\b", document)):
