@@ -10,8 +10,8 @@ that of the answers alone.
 
 All arms have 2 layers of width 128, segments of 32, and Transformer-XL as many slots (hence bytes of state
 and cost of attention) as both tiers of the others, and a feed-forward that is wider by as much as the
-convolutions weigh. What the paper promises is a reach of l (n_m + c n_cm); what one layer reaches by itself
-is n_m + c n_cm.
+convolutions at rate 4 weigh. What the paper promises is a reach of l (n_m + c n_cm); what one layer reaches by
+itself is n_m + c n_cm, beyond the window: 288 at rate 4, 544 at rate 8, and 96 slots of Transformer-XL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ VOCABULARY = ASK + 1
 STORES = 1 / 24
 """Facts to a token."""
 LANES, TOKENS = 16, 256
-"""Of a training step: 8 segments of 32, in as many calls as an arm's unroll divides them into."""
+"""Of a training step: 8 segments of 32, in as many calls as an arm's unroll divides them into. An arm that
+unrolls more has as many times fewer lanes."""
 BUCKETS = tuple(2**n for n in range(3, 12))
 """Distances are told in parts that begin at 8, 16 ... 2,048."""
 FARTHEST = 2 * BUCKETS[-1]
@@ -74,6 +75,9 @@ ARMS = {
     "Transformer-XL, unrolled": Arm(model=XL, unroll=8),
     "compressive": Arm(model=SHAPE, unroll=1),
     "compressive, unrolled": Arm(model=SHAPE, unroll=8),
+    "compressive at rate 8, unrolled twice as far": Arm(
+        model=replace(SHAPE, compression_rate=2 * RATE), unroll=16
+    ),
     "compressive, unrolled, no other loss": Arm(model=replace(SHAPE, compression_loss="none"), unroll=8),
 }
 
@@ -144,14 +148,16 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[LanguageModel, dict[str, Any
     torch.manual_seed(seed)
     model = LanguageModel(arm.model, vocab_size=VOCABULARY)
     settings = OptimizerConfig()
-    optimizer, lanes, memory = Optimizer(model, settings), Lanes(LANES, seed, 32.0), model.init_memory(LANES)
+    length = max(TOKENS, arm.unroll * SEGMENT)
+    count = LANES * TOKENS // length
+    optimizer, lanes, memory = Optimizer(model, settings), Lanes(count, seed, 32.0), model.init_memory(count)
     longest, right, begun, taught = 32.0, 0.0, time.monotonic(), [(0, 32)]
     for step in range(steps):
-        inputs, targets, distances = lanes.read(TOKENS)
+        inputs, targets, distances = lanes.read(length)
         optimizer.set_factor(learning_rate_factor(step / steps, step, settings))
         answered = max(int((targets >= 0).sum()), 1)
         hits = asked = 0
-        for part in range(0, TOKENS, arm.unroll * SEGMENT):
+        for part in range(0, length, arm.unroll * SEGMENT):
             piece = slice(part, part + arm.unroll * SEGMENT)
             with autocast("cpu", "auto"):
                 output = model(inputs[:, piece], memory)
@@ -159,7 +165,7 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[LanguageModel, dict[str, Any
             loss = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), targets[:, piece].flatten(), ignore_index=-1, reduction="sum"
             )
-            share = arm.unroll * SEGMENT / TOKENS
+            share = arm.unroll * SEGMENT / length
             (loss / answered + share * output.compression_loss).backward()
             memory = output.memory.detach()
             far = distances[:, piece] > longest / 2
