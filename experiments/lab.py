@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, excerpt, prepare
@@ -104,17 +105,15 @@ def _record(a: Any, arms: Mapping[str, TrainConfig], measure: Measure) -> None:
     """The runs that are missing, arms side by side for each seed."""
     train, valid = (prepare(paths, ByteTokenizer()) for paths in (a.train, a.valid))
     text = {"train": train.fingerprint, "valid": valid.fingerprint, "tokens": a.tokens}
-    found = continued(a.out, text)
-    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    made = Record(a, text)
     for seed in a.seeds:
         for name, config in arms.items():
-            if (name, seed) in done:
+            if made.has(arm=name, seed=seed):
                 continue
             model, facts = trained(replace(config, tokens=a.tokens, seed=seed), train)
             facts |= measure(model, train, valid)
             print(f"{name}, seed {seed}: {facts.get('bits_per_byte', float('nan')):.4f}", flush=True)
-            found["runs"].append({"arm": name, "seed": seed} | facts)
-            write(a.out, found, a.threads)
+            made.add({"arm": name, "seed": seed} | facts)
 
 
 def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str, Any]]:
@@ -145,28 +144,47 @@ def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str
     return model, facts
 
 
-def continued(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The record to go on with; one that was made otherwise is not added to."""
-    if not out.exists():
-        return {"settings": settings, "runs": []}
-    found = json.loads(out.read_text(encoding="utf-8"))
-    if found["settings"] != settings:
-        raise SystemExit(f"{out} was made with {found['settings']}, not {settings}; use another --out")
-    return found
+class Record:
+    """The runs of an experiment on disk. Several processes may add to it, each other arms or seeds.
 
+    Args:
+        a: the arguments; ``out`` and ``threads`` are used.
+        settings: what all runs must have in common; one that was made otherwise is not added to.
+    """
 
-def write(out: Path, found: dict[str, Any], threads: int) -> None:
-    """Writes the record down, with how and where it was made."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    about = {
-        "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
-        "date": str(date.today()),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "bfloat16": has_bfloat16("cpu"),
-        "threads": threads,
-    }
-    out.write_text(json.dumps(found | about, indent=1) + "\n", encoding="utf-8")
+    def __init__(self, a: argparse.Namespace, settings: dict[str, Any]):
+        self.out, self.threads, self.settings = Path(a.out), a.threads, settings
+        self._read()
+
+    def has(self, **facts: Any) -> bool:
+        """Whether there is a run with these facts."""
+        return any(facts.items() <= run.items() for run in self._read()["runs"])
+
+    def add(self, *runs: dict[str, Any], **facts: Any) -> None:
+        """Writes runs down, and facts beside them, with how and where they were made."""
+        words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+        about = {
+            "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
+            "date": str(date.today()),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "bfloat16": has_bfloat16("cpu"),
+            "threads": self.threads,
+        }
+        with FileLock(self.out.with_suffix(".lock")):
+            found = self._read()
+            found["runs"] += runs
+            self.out.write_text(json.dumps(found | about | facts, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self) -> dict[str, Any]:
+        if not self.out.exists():
+            return {"settings": self.settings, "runs": []}
+        found = json.loads(self.out.read_text(encoding="utf-8"))
+        if found["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.out} was made with {found['settings']}, not {self.settings}; use another --out"
+            )
+        return found
 
 
 def shown(out: Path, table: Callable[[Runs], str]) -> str:

@@ -10,8 +10,8 @@ that of the answers alone.
 
 All arms have 2 layers of width 128, segments of 32, and Transformer-XL as many slots (hence bytes of state
 and cost of attention) as both tiers of the others, and a feed-forward that is wider by as much as the
-convolutions at rate 4 weigh. What the paper promises is a reach of l (n_m + c n_cm); what one layer reaches by
-itself is n_m + c n_cm, beyond the window: 288 at rate 4, 544 at rate 8, and 96 slots of Transformer-XL.
+convolutions at rate 4 weigh. What the paper promises is a reach of l (n_m + c n_cm); what one layer reaches
+by itself is n_m + c n_cm, beyond the window: 288 at rate 4, 544 at rate 8, and 96 slots of Transformer-XL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lab import Runs, continued, markdown, mean, parse, shown, write
+from lab import Record, Runs, markdown, mean, parse, shown
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -218,18 +218,16 @@ def main() -> None:
 
 def record(a: argparse.Namespace) -> None:
     """The runs that are missing, arms side by side for each seed."""
-    found = continued(a.out, {"steps": a.steps})
-    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    made = Record(a, {"steps": a.steps})
     for seed in a.seeds:
         for name in a.arms:
-            if (name, seed) in done:
+            if made.has(arm=name, seed=seed):
                 continue
             model, facts = train(ARMS[name], seed, a.steps)
             facts |= {"recalled": recalled(model), "parameters": sum(p.numel() for p in model.parameters())}
             shares = [f"{hits / max(asked, 1):.2f}" for hits, asked in facts["recalled"].values()]
             print(f"{name}, seed {seed}: {' '.join(shares)}, taught to {facts['longest']}", flush=True)
-            found["runs"].append({"arm": name, "seed": seed} | facts)
-            write(a.out, found, a.threads)
+            made.add({"arm": name, "seed": seed} | facts)
 
 
 def table(runs: Runs) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lab import Runs, continued, markdown, parse, shown, write
+from lab import Record, Runs, markdown, parse, shown
 from safetensors.torch import load_file
 
 from compressive_transformer.checkpoint import (
@@ -65,12 +65,9 @@ def main() -> None:
 def record(a: argparse.Namespace) -> None:
     """Scores each run that is missing."""
     test = prepare(a.test, load_run(a.runs[0]).tokenizer)
-    found = continued(a.out, {"test": test.fingerprint, "books": list(test.names)})
-    for path in a.runs:
-        if path.name in {run["arm"] for run in found["runs"]}:
-            continue
-        found["runs"].append({"arm": path.name} | measured(path, test))
-        write(a.out, found, a.threads)
+    made = Record(a, {"test": test.fingerprint, "books": list(test.names)})
+    for path in (path for path in a.runs if not made.has(arm=path.name)):
+        made.add({"arm": path.name} | measured(path, test))
 
 
 def measured(path: Path, test: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lab import Runs, by_arm, continued, markdown, mean, parse, shown, write
+from lab import Record, Runs, by_arm, markdown, mean, parse, shown
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.data import Corpus, Lanes, excerpt, get_tokenizer, prepare, split
@@ -76,18 +76,15 @@ def record(a: argparse.Namespace) -> None:
     """The runs that are missing, arms side by side for each seed."""
     train, test = corpora(a)
     text = {"train": train.fingerprint, "test": test.fingerprint, "samples": a.samples}
-    found = continued(a.out, text)
-    if "classical" not in found:
-        found["classical"] = classical(train, test)
-        found["rate"] = a.rate
-    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    made = Record(a, text)
+    if not made.has():
+        made.add(classical=classical(train, test), rate=a.rate)
     for seed in a.seeds:
-        for name in (name for name in a.arms if (name, seed) not in done):
+        for name in (name for name in a.arms if not made.has(arm=name, seed=seed)):
             config = replace(ARMS[name], tokens=a.samples, seed=seed, tokenizer=train.tokenizer.name)
             facts = trained(config, train, test)
             print(f"{name}, seed {seed}: {facts['bits_per_sample']:.4f} bits a sample", flush=True)
-            found["runs"].append({"arm": name, "seed": seed} | facts)
-            write(a.out, found, a.threads)
+            made.add({"arm": name, "seed": seed} | facts)
 
 
 def corpora(a: argparse.Namespace) -> tuple[Corpus, Corpus]:

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lab import Runs, arm, by_arm, continued, markdown, mean, parse, shown, write
+from lab import Record, Runs, arm, by_arm, markdown, mean, parse, shown
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.checkpoint import save_tensors
@@ -66,12 +66,10 @@ def main() -> None:
 
 def record(train: Corpus, a: argparse.Namespace) -> None:
     """All branches of each seed that is missing."""
-    found = continued(a.out, {"steps": a.steps, "train": train.fingerprint})
-    done = {run["seed"] for run in found["runs"]}
-    for seed in (seed for seed in a.seeds if seed not in done):
+    made = Record(a, {"steps": a.steps, "train": train.fingerprint})
+    for seed in (seed for seed in a.seeds if not made.has(seed=seed)):
         with TemporaryDirectory() as folder:
-            found["runs"] += branches(train, seed, a.steps[0], a.steps[1], Path(folder))
-        write(a.out, found, a.threads)
+            made.add(*branches(train, seed, a.steps[0], a.steps[1], Path(folder)))
 
 
 def branches(train: Corpus, seed: int, before: int, after: int, folder: Path) -> Runs:

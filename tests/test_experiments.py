@@ -16,8 +16,8 @@ from compressive_transformer.formulas import costs
 from tiny import SENTENCE, corpus_of
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-TEXT = ["recipe", "compressors", "memory"]
-"""Scripts that train on text."""
+TEXT = ["recipe", "compressors", "memory", "speech"]
+"""Scripts that train by the package's own loop."""
 
 
 @pytest.fixture
@@ -48,6 +48,14 @@ def test_arms_that_are_said_to_be_equal_are(script: Any):
         assert a.parameters == pytest.approx(b.parameters, rel=0.003)
         assert (a.attention_per_token, a.state_bytes) == (b.attention_per_token, b.state_bytes)
     assert costs(memory.ARMS["Transformer-XL, 192 slots"].model).state_bytes == a_state(memory)
+
+
+def test_models_of_sound_are_of_equal_size(script: Any):
+    speech, sizes = script("speech"), {}
+    for name in ("Compressive, rate 4", "Transformer-XL", "WaveNet"):
+        with torch.device("meta"):
+            sizes[name] = sum(p.numel() for p in LanguageModel(speech.ARMS[name].model).parameters())
+    assert max(sizes.values()) < 1.02 * min(sizes.values())
 
 
 def a_state(memory: ModuleType) -> int:
