@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150
         --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
     python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
-    python experiments/reference.py runs/compressive --pack     # makes it the package's
+    python experiments/reference.py runs/compressive --pack     # makes it the package's, with its card
     python experiments/reference.py --table
 
 Both train at the same time for the same time, a processor each, so that their cost is the same whatever the
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,10 @@ def main() -> None:
     if a.pack:
         if len(a.runs) != 1:
             parser.error("give the one run to pack")
-        pack(a.runs[0])
+        scored = [run for run in json.loads(a.out.read_text())["runs"] if run["arm"] == a.runs[0].name]
+        if not scored:
+            parser.error(f"{a.runs[0].name} is not in {a.out}; score it first")
+        pack(a.runs[0], scored[0])
         return
     if not a.table:
         if not a.runs or not a.test:
@@ -86,8 +88,11 @@ def measured(path: Path, test: Any) -> dict[str, Any]:
     }
 
 
-def pack(path: Path) -> None:
-    """Puts config, weights in bfloat16 and a thinned log into the package; its model card stays."""
+CARD = Path(__file__).with_name("reference_card.md")
+
+
+def pack(path: Path, scored: dict[str, Any]) -> None:
+    """Puts config, weights in bfloat16, a thinned log and a model card into the package."""
     folder = run_folder(REFERENCE)
     folder.mkdir(exist_ok=True)
     config = read_json(path / CONFIG)
@@ -106,8 +111,19 @@ def pack(path: Path) -> None:
                     continue
             if kept["event"] != "saved":
                 file.write(json.dumps(kept) + "\n")
-    if (path / "sample.txt").exists():
-        shutil.copy(path / "sample.txt", folder)
+    card = CARD.read_text(encoding="utf-8").format(
+        millions=scored["parameters"] / 1e6,
+        tokens=scored["tokens"],
+        minutes=scored["seconds"] / 60,
+        steps=scored["step"],
+        where="one thread of an Intel Xeon with AMX",
+        command=f"compressive train --data pg19/train --minutes {training['minutes']:g}",
+        bits=scored["bits_per_byte"],
+        perplexity=scored["word_perplexity"],
+        bytes=scored["bytes"],
+        books=", ".join(sorted(Path(name).stem for name in scored["books"])),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
     load_run(REFERENCE)
 
 
