@@ -117,7 +117,7 @@ def pack(path: Path, scored: dict[str, Any]) -> None:
         minutes=scored["seconds"] / 60,
         steps=scored["step"],
         where="one thread of an Intel Xeon with AMX",
-        command=f"compressive train --data pg19/train --minutes {training['minutes']:g}",
+        command=f"compressive train --data pg19/train {budget_of(training)}",
         bits=scored["bits_per_byte"],
         perplexity=scored["word_perplexity"],
         bytes=scored["bytes"],
@@ -125,6 +125,12 @@ def pack(path: Path, scored: dict[str, Any]) -> None:
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     load_run(REFERENCE)
+
+
+def budget_of(training: dict[str, Any]) -> str:
+    """As a flag."""
+    budget = next(name for name in ("minutes", "steps", "tokens") if training[name] is not None)
+    return f"--{budget} {training[budget]:g}"
 
 
 def table(runs: Runs) -> str:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from compressive_transformer import LanguageModel
+from compressive_transformer.checkpoint import load_run
 from compressive_transformer.data import ByteTokenizer
 from compressive_transformer.formulas import costs
+from compressive_transformer.train.log import read_metrics
 from tiny import SENTENCE, corpus_of
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -110,6 +112,23 @@ def test_an_experiment_records_each_run_once(
     assert found["command"].startswith("python experiments/")
     shown = capsys.readouterr().out
     assert "bits per byte with 128 slots in evaluation and" in shown
+
+
+def test_a_run_is_packed(script: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reference, folder = script("reference"), tmp_path / "reference"
+    monkeypatch.setattr(reference, "run_folder", lambda name: folder)
+    monkeypatch.setattr(reference, "load_run", lambda name: None)
+    scored = {"parameters": 3e6, "tokens": 1000, "seconds": 600.0, "step": 12, "bits_per_byte": 1.5}
+    reference.pack(run, scored | {"word_perplexity": 300.0, "bytes": 9, "books": {"10146.txt": 1.5}})
+    packed, whole = load_run(folder), load_run(run)
+    assert not Path(packed.training["data"][0]).is_absolute()
+    for name, x in packed.model.state_dict().items():
+        assert torch.equal(x, whole.model.state_dict()[name].bfloat16().float())
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size
+    assert "**1.500 bits per byte**" in (folder / "README.md").read_text()
+    assert all(
+        record["event"] != "train" for record in read_metrics(folder)
+    )  # of two records none is a tenth
 
 
 def test_facts_are_asked_for_once_and_can_be_known(script: Any):
