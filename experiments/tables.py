@@ -22,7 +22,8 @@ from lab import Runs, mean
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
 FIGURES = DOCUMENT.parent / "figures"
-MARK = re.compile(r"(<!-- experiment (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- experiment (\w+)(?: in (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+"""A script, and its record if that has another name."""
 NOTHING = "Not recorded yet."
 PAPER_ATTENTION = {
     "compressed": [0.049, 0.047, 0.048, 0.048, 0.051, 0.059],
@@ -39,13 +40,16 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="write tables and figures into docs/")
     write = parser.parse_args().write
-    text = MARK.sub(lambda match: f"{match[1]}{section(match[2])}\n\n{match[3]}", DOCUMENT.read_text("utf-8"))
+    text = MARK.sub(
+        lambda match: f"{match[1]}{section(match[2], match[3] or match[2])}\n\n{match[4]}",
+        DOCUMENT.read_text("utf-8"),
+    )
     if not write:
         print("\n".join(match[0] for match in MARK.finditer(text)))
         return
     DOCUMENT.write_text(text, encoding="utf-8")
     FIGURES.mkdir(exist_ok=True)
-    for draw in (attention, compression_losses, by_distance, updates):
+    for draw in (attention, compression_losses, by_distance, updates, speech):
         draw()
 
 
@@ -55,12 +59,15 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def section(name: str) -> str:
-    """Its tables, and where they come from."""
+def section(script: str, name: str) -> str:
+    """The tables of a record, and where they come from."""
     found = load(name)
     if found is None:
         return NOTHING
-    tables = importlib.import_module(name).table(found["runs"])
+    tables = importlib.import_module(script).table(found["runs"])
+    if "classical" in found:
+        values = ", ".join(f"{way} {bits:.3f}" for way, bits in found["classical"].items())
+        tables += f"\n\nOn the same recordings, in bits per sample: {values}."
     made = f"{found['threads']} threads of {found['machine']}, torch {found['torch']}, {found['date']}"
     return f"{tables}\n\n<sub>{made}: `{found['command']}`</sub>"
 
@@ -138,6 +145,30 @@ def updates() -> None:
     axis.set(xlabel="step", ylabel="bits per byte in training", ylim=(None, top))
     axis.legend(fontsize="small")
     save(figure, "updates")
+
+
+def speech() -> None:
+    """Figure 4: scores against samples and seconds."""
+    records = {name: load(f"speech_{name}") for name in ("digits", "kerstin")}
+    found = {name: record for name, record in records.items() if record}
+    if not found:
+        return
+    figure, axes = plt.subplots(
+        len(found), 2, figsize=(9, 3 * len(found)), layout="constrained", squeeze=False
+    )
+    for (name, record), row in zip(found.items(), axes, strict=True):
+        for arm in dict.fromkeys(run["arm"] for run in record["runs"]):
+            curves = [run["curve"] for run in record["runs"] if run["arm"] == arm]
+            points = [
+                [mean(list(values)) for values in zip(*at, strict=True)] for at in zip(*curves, strict=True)
+            ]
+            samples, seconds, bits = zip(*points, strict=True)
+            for axis, along in zip(row, (samples, seconds), strict=True):
+                axis.plot(along, bits, marker="o", ms=3, label=arm)
+        row[0].set(xlabel="samples", ylabel=f"bits per sample, {name}")
+        row[1].set(xlabel="seconds")
+    axes[0, 0].legend(fontsize="small")
+    save(figure, "speech")
 
 
 def save(figure: Any, name: str) -> None:
