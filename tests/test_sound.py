@@ -299,6 +299,7 @@ def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys:
     of_sound, score = ["generate", str(trained)], ["evaluate", str(trained), wav]
     for arguments, message in (
         ([*data, "--separator", "x"], "recordings have no separators"),
+        (["train", "speech", "--data", "hf:some/set"], "is a stream of text"),
         (["train", "speech", "--data", "-"], "not read from standard input"),
         ([*data, "--tokenizer", "mulaw-99"], "mulaw-RATE or linear-RATE"),
         ([*data, "--tokenizer", "mulaw-500000"], "500000 samples a second are not allowed"),

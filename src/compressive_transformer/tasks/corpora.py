@@ -56,6 +56,8 @@ def load_text(config: TrainConfig, tokenizer: Tokenizer, world: World) -> Text:
     streamed = [path for path in config.data if path.startswith(PREFIX)]
     if streamed and len(config.data) > 1:
         raise UsageError(f"{streamed[0]} is a stream, and stands alone; give one --data")
+    if streamed and isinstance(tokenizer, SampleTokenizer):
+        raise UsageError(f"{streamed[0]} is a stream of text; give recordings as files or folders")
     text = _stream(config, tokenizer) if streamed else _corpus(config, tokenizer)
     if world.first:
         world.wait()

@@ -78,8 +78,8 @@ class TrainConfig:
 
     data: tuple[str, ...] = ()
     """Text to train on: files, folders, patterns, .gz, .xz, .bz2, - for standard input, a folder that
-    'compressive prepare' made, or hf:NAME to stream a data set; if nothing is given, two novels that come
-    with the package."""
+    'compressive prepare' made, or hf:NAME to stream a data set. Or recordings. If nothing is given, two
+    novels or a minute of speech that come with the package."""
     out: str | None = None
     """Run folder to make; runs/RECIPE-DATE-TIME if not given."""
     minutes: float | None = None
