@@ -26,6 +26,7 @@ from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, excerpt, 
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.precision import has_bfloat16
 from compressive_transformer.recipes import tiny
+from compressive_transformer.storage import write_json
 from compressive_transformer.train import Progress, TrainConfig, Trainer
 
 Runs = list[dict[str, Any]]
@@ -174,7 +175,7 @@ class Record:
         with FileLock(self.out.with_suffix(".lock")):
             found = self._read()
             found["runs"] += runs
-            self.out.write_text(json.dumps(found | about | facts, indent=1) + "\n", encoding="utf-8")
+            write_json(self.out, found | about | facts)
 
     def _read(self) -> dict[str, Any]:
         if not self.out.exists():

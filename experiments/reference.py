@@ -1,7 +1,7 @@
-"""The model that comes with the package, and a Transformer-XL of equal attention cost, on whole books.
+r"""The model that comes with the package, and a Transformer-XL of equal attention cost, on whole books.
 
     OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/compressive --minutes 150 &
-    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150 \
         --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
     python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
     python experiments/reference.py runs/compressive --pack     # makes it the package's, with its card
@@ -25,10 +25,9 @@ from safetensors.torch import load_file
 
 from compressive_transformer.checkpoint import (
     CONFIG,
-    REFERENCE,
+    REFERENCE_FOLDER,
     WEIGHTS,
     load_run,
-    run_folder,
     save_weights,
 )
 from compressive_transformer.data import prepare
@@ -75,6 +74,7 @@ def record(a: argparse.Namespace) -> None:
 def measured(path: Path, test: Any) -> dict[str, Any]:
     """How a run was trained, and its scores."""
     model = load_run(path).model
+    model.load_state_dict({name: x.bfloat16() for name, x in model.state_dict().items()})  # as it is packed
     found = evaluate(model, test, num_rows=16)
     print(f"{path.name}: {found.total.bits_per_byte:.4f} bits a byte", flush=True)
     last = [record for record in read_metrics(path) if record["event"] == "train"][-1]
@@ -93,7 +93,7 @@ CARD = Path(__file__).with_name("reference_card.md")
 
 def pack(path: Path, scored: dict[str, Any]) -> None:
     """Puts config, weights in bfloat16, a thinned log and a model card into the package."""
-    folder = run_folder(REFERENCE)
+    folder = REFERENCE_FOLDER
     folder.mkdir(exist_ok=True)
     config = read_json(path / CONFIG)
     training = config["training"]
@@ -124,7 +124,7 @@ def pack(path: Path, scored: dict[str, Any]) -> None:
         books=", ".join(sorted(Path(name).stem for name in scored["books"])),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    load_run(REFERENCE)
+    load_run(folder)
 
 
 def budget_of(training: dict[str, Any]) -> str:

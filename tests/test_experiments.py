@@ -116,8 +116,7 @@ def test_an_experiment_records_each_run_once(
 
 def test_a_run_is_packed(script: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     reference, folder = script("reference"), tmp_path / "reference"
-    monkeypatch.setattr(reference, "run_folder", lambda name: folder)
-    monkeypatch.setattr(reference, "load_run", lambda name: None)
+    monkeypatch.setattr(reference, "REFERENCE_FOLDER", folder)
     scored = {"parameters": 3e6, "tokens": 1000, "seconds": 600.0, "step": 12, "bits_per_byte": 1.5}
     reference.pack(run, scored | {"word_perplexity": 300.0, "bytes": 9, "books": {"10146.txt": 1.5}})
     packed, whole = load_run(folder), load_run(run)

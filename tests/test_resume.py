@@ -40,6 +40,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "unroll": 2,
         "precision": "bfloat16",
     },
+    "WaveNet": {
+        "model": tiny_config(core="wavenet", memory=(1, 11), compressed_memory=0, sample_bits=8),
+    },
 }
 
 

@@ -2,13 +2,18 @@
 
 import json
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
+from compressive_transformer import LanguageModel
+from compressive_transformer import generate as generating
 from compressive_transformer.checkpoint import load_run
 from compressive_transformer.cli import main
 from compressive_transformer.data import Corpus, embedded_recordings, join_folders, prepare
@@ -16,7 +21,8 @@ from compressive_transformer.data.audio import Notes, SampleTokenizer, read_reco
 from compressive_transformer.data.files import Source
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import evaluate
-from compressive_transformer.generate import generate
+from compressive_transformer.generate import choose, generate
+from compressive_transformer.precision import autocast
 from compressive_transformer.tasks import sound
 from tiny import TINY, refused
 
@@ -38,7 +44,7 @@ def read(path: Path, rate: int = RATE) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples of finished runs take no time."""
-    monkeypatch.setattr(sound, "SAMPLE", 100)
+    monkeypatch.setattr(sound, "SAMPLE", {8: 100, 16: 20})
 
 
 @pytest.fixture
@@ -53,15 +59,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "speech"
 
 
-def train(data: Path, out: Path, *arguments: str, tokenizer: str = f"mulaw-{RATE}") -> None:
+def train_sound(data: Path, out: Path, *arguments: str, bits: int = 8) -> None:
     shape = [f"--model.{n.replace('_', '-')}={v}" for n, v in TINY.items() if n != "compressed_memory"]
-    usual = [
-        "--lanes=2",
-        "--steps=12",
-        "--precision=float32",
-        f"--tokenizer={tokenizer}",
-        "--model.memory=16",
-    ]
+    kind = "mulaw" if bits == 8 else "linear"
+    usual = ["--lanes=2", "--steps=12", "--precision=float32", f"--tokenizer={kind}-{RATE}"]
+    usual.append("--model.memory=16")
     main(["train", "speech", "--data", str(data), "--out", str(out), *shape, *usual, *arguments])
 
 
@@ -71,7 +73,9 @@ def train(data: Path, out: Path, *arguments: str, tokenizer: str = f"mulaw-{RATE
 def test_sixteen_bits_are_read_as_they_are(tmp_path: Path):
     pcm = np.random.default_rng(0).integers(-(2**15), 2**15, 5000).astype("<i2")
     for name in ("a.wav", "a.flac"):
-        write_recording(tmp_path / name, pcm.tobytes(), RATE)
+        with write_recording(tmp_path / name, RATE) as add:
+            add(pcm[:2000].tobytes())
+            add(pcm[2000:].tobytes())
         assert (read(tmp_path / name) * 2**15 == pcm).all()
 
 
@@ -160,10 +164,10 @@ def test_the_linear_predictor_gives_probabilities():
 @pytest.mark.parametrize("core", ["compressive", "wavenet"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_run_from_end_to_end(folder: Path, tmp_path: Path, capsys: Capture, core: str, bits: int):
-    run, kind = tmp_path / "run", "mulaw" if bits == 8 else "linear"
+    run = tmp_path / "run"
     own = ["--model.core=wavenet", "--model.memory", "1", "2", "--model.compressed-memory=0"]
     settings = own if core == "wavenet" else ["--model.compressed-memory=8"]
-    train(folder, run, f"--model.sample-bits={bits}", *settings, tokenizer=f"{kind}-{RATE}")
+    train_sound(folder, run, f"--model.sample-bits={bits}", *settings, bits=bits)
     said = capsys.readouterr().out
     assert "Bits per sample of the validation sound" in said
     assert "FLAC" in said
@@ -189,30 +193,73 @@ def test_a_run_from_end_to_end(folder: Path, tmp_path: Path, capsys: Capture, co
 
 
 @pytest.mark.filterwarnings("ignore:.*are clipped")  # so soon after its birth a model makes noise
+@pytest.mark.parametrize("core", ["compressive", "wavenet"])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_what_is_made_has_the_likelihood_that_it_was_made_with(folder: Path, tmp_path: Path, bits: int):
-    run, kind = tmp_path / "run", "mulaw" if bits == 8 else "linear"
-    train(folder, run, f"--model.sample-bits={bits}", tokenizer=f"{kind}-{RATE}")
-    loaded = load_run(run)
-    model, tokenizer = loaded.model, loaded.tokenizer
-    start = torch.tensor([[tokenizer.document_token]])
-    made = [int(token) for token in generate(model, start, length=90, banned=[tokenizer.document_token])]
-    with torch.no_grad():
-        inputs = torch.tensor([[tokenizer.document_token, *made[:-1]]])
-        log = model(inputs).logits.double()
-        log = log.log_softmax(-1)[0, range(90), made]
-    write_recording(tmp_path / "made.wav", tokenizer.decode(made), RATE)
-    scored = evaluate(model, prepare([str(tmp_path / "made.wav")], tokenizer), precision="float32").total
-    assert scored.num_tokens == 90
-    assert scored.nats == pytest.approx(-float(log.sum()), rel=1e-5)
+def test_what_is_made_has_the_likelihood_that_it_was_made_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, core: str
+):
+    own = ["--model.core=wavenet", "--model.memory", "1", "4", "--model.compressed-memory=0"]
+    settings = own if core == "wavenet" else []
+    train_sound(folder, tmp_path / "run", f"--model.sample-bits={bits}", *settings, bits=bits)
+    run, nats = load_run(tmp_path / "run"), []
+    boundary = run.tokenizer.document_token
+
+    def watch(logits: Tensor, **settings: Any) -> Tensor:
+        while int(token := choose(logits, **settings)) == boundary:
+            pass  # drawn anew: to ban it would make all others likelier
+        nats.append(-float(logits.double().log_softmax(-1)[0, token]))
+        return token
+
+    monkeypatch.setattr(generating, "choose", watch)
+    made = [int(token) for token in generate(run.model, torch.tensor([[boundary]]), length=60, seed=1)]
+    with write_recording(tmp_path / "made.wav", RATE) as add:
+        add(run.tokenizer.decode(made))
+    scored = evaluate(run.model, prepare([str(tmp_path / "made.wav")], run.tokenizer), precision="float32")
+    assert scored.total.num_tokens == 60
+    assert scored.total.nats == pytest.approx(sum(nats), rel=1e-5)
 
 
 def test_a_run_of_sound_is_resumed(folder: Path, tmp_path: Path):
-    train(folder, tmp_path / "whole")
-    train(folder, tmp_path / "parts", "--steps=7")
-    main(["train", "--resume", str(tmp_path / "parts"), "--steps=12", "--accept-changes"])
-    names = [r.training["tokenizer"] for r in map(load_run, (tmp_path / "whole", tmp_path / "parts"))]
-    assert names == ["mulaw-8000"] * 2
+    train_sound(folder, tmp_path / "run", "--steps=7")
+    main(["train", "--resume", str(tmp_path / "run"), "--steps=12", "--accept-changes"])
+    assert load_run(tmp_path / "run").tokenizer == MULAW
+
+
+def test_recordings_shorter_than_a_segment_are_learnt_from(tmp_path: Path):
+    place = tmp_path / "short"
+    place.mkdir()
+    for number in range(40):
+        soundfile.write(place / f"{number}.wav", tone()[: 3 + number % 4], RATE)
+    train_sound(place, tmp_path / "run")
+    assert (tmp_path / "run" / "sample.wav").exists()
+
+
+def test_a_recording_stays_until_another_is_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train_sound(folder, tmp_path / "run")
+    before = folder / "ann" / "0_ann_x.wav"
+    data = before.read_bytes()
+    with pytest.raises(SystemExit):
+        main(["generate", str(tmp_path / "run"), "--prompt", "nothing.wav", "--out", str(before)])
+    assert before.read_bytes() == data
+    made = ["generate", str(tmp_path / "run"), "--length", "2500"]
+    main([*made, "--prompt", str(before), "--out", str(before)])  # read whole before it is replaced
+    assert soundfile.info(before).frames == 2500
+    calls = []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Tensor:
+        calls.append(None)
+        if len(calls) > 1200:
+            raise KeyboardInterrupt
+        return choose(*arguments, **settings)
+
+    monkeypatch.setattr(generating, "choose", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main([*made, "--out", str(tmp_path / "part.flac")])
+    assert stop.value.code == 130
+    assert soundfile.info(tmp_path / "part.flac").frames == 1000  # what was made is not lost
+    assert not list(tmp_path.glob(".*"))
 
 
 # Bad input
@@ -227,6 +274,13 @@ def bad(tmp_path: Path) -> dict[str, Path]:
     x = tone()
     x[100] = np.nan
     soundfile.write(files["nan"], x, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "half.wav", tone(0.5), RATE)
+    files["half"] = tmp_path / "half.wav"
+    files["half"].write_bytes(files["half"].read_bytes()[:4022])
+    files["raw"] = tmp_path / "raw.raw"
+    files["raw"].write_bytes(b"x" * 1000)
+    files["tiny"] = tmp_path / "tiny.wav"
+    soundfile.write(files["tiny"], np.zeros(1), 48_000)
     soundfile.write(tmp_path / "whole.flac", np.random.default_rng(0).uniform(-1, 1, 50_000), RATE)
     files["cut"] = tmp_path / "cut.flac"
     whole = (tmp_path / "whole.flac").read_bytes()
@@ -238,6 +292,9 @@ def bad(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("half", "is cut short: 4,022 of 8,044 bytes are there"),
+        ("raw", "can't be read as audio"),
+        ("tiny", "is a recording of no length"),
         ("text", "can't be read as audio"),
         ("empty", "can't be read as audio"),
         ("nothing", "is a recording of no length"),
@@ -256,6 +313,8 @@ def test_bad_recordings_among_good_ones_are_skipped_and_counted(bad: dict[str, P
     place = tmp_path / "mixed"
     place.mkdir()
     for name, path in bad.items():
+        if name == "raw":
+            continue  # no recording, by its suffix
         path.rename(place / f"{name}{path.suffix}")
     soundfile.write(place / "a.wav", tone(), RATE)
     soundfile.write(place / "z.wav", tone(), RATE)
@@ -264,7 +323,7 @@ def test_bad_recordings_among_good_ones_are_skipped_and_counted(bad: dict[str, P
         corpus = prepare([str(place)], MULAW)
     said = [str(warning.message) for warning in caught]
     assert any(line.startswith("skipped 1 file(s) that are no recordings") for line in said)
-    assert any(line.startswith("skipped 5 of 7 recordings: ") for line in said)
+    assert any(line.startswith("skipped 7 of 9 recordings: ") for line in said)
     assert [Path(name).name for name in corpus.names] == ["a.wav", "z.wav"]
     good = prepare([str(place / "a.wav"), str(place / "z.wav")], MULAW)
     assert (np.asarray(corpus.tokens[:]) == np.asarray(good.tokens[:])).all()
@@ -292,9 +351,39 @@ def test_unusual_recordings_are_told_of(tmp_path: Path):
     assert "clipped" in said
 
 
+def test_a_large_recording_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compressive_transformer.data.units.UNIT", 5000)
+    for name in ("a.wav", "a.wave"):  # an unusual suffix, but it was asked for by name
+        soundfile.write(tmp_path / name, tone(2.0), RATE, format="WAV")
+        assert prepare([str(tmp_path / name)], MULAW).num_tokens == 2 * RATE
+
+
+def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(UsageError, match=r"pip install 'compressive-transformer\[audio\]'"):
+        prepare([str(folder)], SampleTokenizer("mulaw", 12_345))
+
+
+def test_a_wavenet_has_one_size():
+    model = LanguageModel(core="wavenet", memory=4, compressed_memory=0)
+    with pytest.raises(UsageError, match="a WaveNet has no memory of other sizes"):
+        model.init_memory(1, memory=8)
+    with pytest.raises(UsageError, match="a WaveNet has no attention"):
+        model(torch.zeros(1, 4, dtype=torch.int64), with_attention=True)
+
+
+def test_sixteen_bits_are_computed_in_float32():
+    settings = {name: value for name, value in TINY.items() if name != "compressed_memory"}
+    model = LanguageModel(vocab_size=65_537, sample_bits=16, compressed_memory=8, **settings)
+    tokens = torch.randint(0, 65_536, (2, 30))
+    expected = model(tokens, targets=tokens).losses
+    with autocast("cpu", "bfloat16"):
+        assert model(tokens, targets=tokens).losses.equal(expected)
+
+
 def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys: Capture):
     trained, wav = tmp_path / "run", str(folder / "ann" / "0_ann_x.wav")
-    train(folder, trained)
+    train_sound(folder, trained)
     data = ["train", "speech", "--data", str(folder)]
     of_sound, score = ["generate", str(trained)], ["evaluate", str(trained), wav]
     for arguments, message in (
@@ -307,10 +396,16 @@ def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys:
         ([*data, "--tokenizer", "bytes"], "no text in"),
         (["train", "speech", "--data", str(Path(__file__).parent)], "no recording in"),
         ([*of_sound, "--length", "5", "--seconds", "1"], "give one of them"),
-        ([*of_sound, "--length", "0"], "of no length"),
-        ([*of_sound, "--out", str(tmp_path / "x.doc")], "use a name that ends in .wav or .flac"),
+        ([*of_sound, "--length", "0"], "a recording of 0 samples is asked for"),
+        ([*of_sound, "--out", str(tmp_path / "x.doc")], "use a name that ends in .wav, .flac"),
         ([*of_sound, "--prompt", "nothing.wav"], "takes a recording to go on from"),
         (["generate", str(run), "--seconds", "1"], "for models of sound"),
+        ([*of_sound, "--seconds", "nan"], "--seconds nan is not allowed"),
+        ([*of_sound, "--seconds", "-1"], "--seconds -1 is not allowed"),
+        ([*of_sound, "--out", str(tmp_path / "none" / "x.wav")], "choose another --out"),
+        ([*score, "--frequencies", "x.json"], "cannot read the tokenizer"),
+        ([*score, "--groups", "(zoe)?"], "is not found in the name"),
+        ([*score, "--groups", "(ann)", "--compressed-memory", "4", "8"], "leave out --by-position"),
         ([*score, "--groups", "("], "no regular expression"),
         ([*score, "--groups", "ann"], "one pair of brackets"),
         ([*score, "--groups", "(zoe)"], "is not found in the name"),

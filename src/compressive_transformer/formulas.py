@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressive_transformer.model.config import ModelConfig
-from compressive_transformer.nn.samples import WAVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def vocabulary_parameters(config: ModelConfig, vocab_size: int) -> int:
 
 
 def _sample_parameters(c: ModelConfig) -> int:
-    tables, waves = 257 + (256 if c.sample_bits == 16 else 0), 2 * WAVES + 1
+    tables, waves = 257 + (256 if c.sample_bits == 16 else 0), 2 * c.sample_bits + 1
     head = 257 * c.dim if c.sample_bits == 8 else 3 * c.mixtures * (c.dim + 1)
     return (tables + waves) * c.dim + head
 

@@ -3,6 +3,7 @@
 from compressive_transformer.checkpoint.run import (
     CONFIG,
     REFERENCE,
+    REFERENCE_FOLDER,
     TOKENIZER,
     WEIGHTS,
     Run,
@@ -22,6 +23,7 @@ from compressive_transformer.checkpoint.tensors import load_tensors, save_tensor
 __all__ = [
     "CONFIG",
     "REFERENCE",
+    "REFERENCE_FOLDER",
     "STATE",
     "TOKENIZER",
     "WEIGHTS",

@@ -29,6 +29,8 @@ MAX_SIZE = 1 << 31
 """Limits of what a config may say, far above any model: beyond them numbers would not fit or work not end."""
 REFERENCE = "reference"
 """Name of the trained model that comes with the package."""
+REFERENCE_FOLDER = Path(__file__).parents[1] / REFERENCE
+"""Where it lies."""
 MODEL = "model."
 """Before the names of weights in a checkpoint."""
 
@@ -103,9 +105,11 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def run_folder(name: str | Path) -> Path:
     """Where a run lies; ``reference``, unless there is a folder so named, is the model in the package."""
-    if str(name) == REFERENCE and not os.path.exists(name):
-        return Path(__file__).parents[1] / REFERENCE
-    return Path(name)
+    if str(name) != REFERENCE or os.path.exists(name):
+        return Path(name)
+    if not REFERENCE_FOLDER.exists():
+        raise UsageError("this installation has no reference model; train one by 'compressive train'")
+    return REFERENCE_FOLDER
 
 
 def load_run(path: str | Path = REFERENCE, device: torch.device | str = "cpu") -> Run:

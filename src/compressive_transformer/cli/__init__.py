@@ -29,6 +29,7 @@ The Compressive Transformer: a language model that reads streams of any length a
 
 Start here: 'compressive train' alone trains for three minutes on two novels that come with the package, says
 how well it compresses beside gzip, bzip2 and xz, and leaves a run folder for the other verbs.
+Sound: 'compressive train speech --data recordings/', then the same verbs (extra: audio).
 Every verb explains itself: 'compressive train --help'. Answers for programs: --json.
 """
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")

@@ -30,7 +30,7 @@ class Arguments:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder, or 'reference': the model that comes with the package."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input."""
+    """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; recordings for sound."""
     memory: int | None = None
     """Recent slots per layer, if other than in training."""
     compressed_memory: tuple[int, ...] = ()

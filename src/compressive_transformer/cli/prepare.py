@@ -15,19 +15,21 @@ from compressive_transformer.tasks.prepare import check_datasets, make_dataset
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Turn text into a dataset: a folder of tokens to train on and to evaluate.
+    """Turn text or recordings into a dataset: a folder of tokens to train on and to evaluate.
 
     Broken off, the same command goes on where it stood. 'compressive train --data DATASET' reads the folder.
     """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; with --check, datasets."""
+    """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input. Or recordings, if --tokenizer
+    says so. With --check, datasets."""
     out: str | None = None
     """Folder to make."""
     separator: str | None = None
     """Divides files into documents, e.g. '\\n\\n'; a file is a document if not given."""
     tokenizer: str = "bytes"
-    """bytes, or the file of a tokenizer that 'compressive tokenizer train' made."""
+    """bytes; the file of a tokenizer that 'compressive tokenizer train' made; or of recordings mulaw-RATE or
+    linear-RATE, such as mulaw-16000."""
     workers: int | None = None
     """Processes that make tokens; as many as there are processors if not given."""
     check: bool = False

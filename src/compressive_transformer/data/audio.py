@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compressive_transformer.data.files import Source, reading
 from compressive_transformer.errors import UsageError
-
-if TYPE_CHECKING:
-    from compressive_transformer.data.files import Source
 
 CHUNK = 1 << 18
 """Samples that are decoded at once."""
@@ -178,45 +177,63 @@ def read_recording(
     Raises:
         UsageError: It is not audio, holds nothing, is cut short, or has samples that are no numbers.
     """
-    import soxr
-
+    library = soundfile()
     assert source.path is not None
-    library, size = soundfile(), source.path.stat().st_size
+    with reading(source.name):
+        size = source.path.stat().st_size
+        _check_length(source, size)
     try:
-        with library.SoundFile(source.path) as file:
-            frames, told, read, loudest = max(file.frames, 1), 0, 0, 0
-            notes.rates.setdefault(file.samplerate, source.name)
-            if file.channels > 2:
-                notes.many_channels.append(source.name)
-            resampler = None
-            if file.samplerate != rate:
-                resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
-            while len(block := file.read(CHUNK, dtype="float32", always_2d=True)):
-                read += len(block)
-                mono = _mixed(block, source.name)
-                loudest += int((np.abs(mono) >= LOUDEST / 2**15).sum())
-                yield _pcm(mono if resampler is None else resampler.resample_chunk(mono))
-                report(min(size * read // frames, size) - told)
-                told = min(size * read // frames, size)
-            if not read:
-                raise UsageError(f"{source.name} is a recording of no length; leave it out")
-            if loudest > read / 1000:
-                notes.clipped.append(source.name)
-            if file.format in WHOLE and read < file.frames:
-                raise UsageError(
-                    f"{source.name} is cut short: {read:,} of {file.frames:,} samples are there; fetch it "
-                    "again"
-                )
-            if resampler is not None:
-                yield _pcm(resampler.resample_chunk(np.empty(0, np.float32), last=True))
-            report(size - told)
-    except library.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
+        with reading(source.name), library.SoundFile(source.path) as file:
+            yield from _decoded(file, source.name, size, rate, notes, report)
+    except (library.LibsndfileError, TypeError) as error:  # TypeError: raw samples, of which nothing is known
+        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise UsageError(f"{source.name} can't be read as audio ({reason}); leave it out") from None
 
 
-WHOLE = ("WAV", "FLAC", "AIFF", "W64", "CAF", "AU")
-"""Formats that say how long they are; MP3 estimates."""
+def _decoded(
+    file: Any, name: str, size: int, rate: int, notes: Notes, report: Callable[[int], None]
+) -> Iterator[bytes]:
+    """What ``read_recording`` gives."""
+    import soxr
+
+    frames, told, read, given, loudest = max(file.frames, 1), 0, 0, 0, 0
+    resampler = None
+    if file.samplerate != rate:
+        resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
+    while len(block := file.read(CHUNK, dtype="float32", always_2d=True)):
+        read += len(block)
+        loudest += int((np.abs(block) >= LOUDEST / 2**15).any(axis=1).sum())
+        mono = _mixed(block, name)
+        part = _pcm(mono if resampler is None else resampler.resample_chunk(mono))
+        given += len(part)
+        yield part
+        report(min(size * read // frames, size) - told)
+        told = min(size * read // frames, size)
+    if resampler is not None:
+        part = _pcm(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+        given += len(part)
+        yield part
+    if not given:
+        raise UsageError(f"{name} is a recording of no length; leave it out")
+    notes.rates.setdefault(file.samplerate, name)
+    if file.channels > 2:
+        notes.many_channels.append(name)
+    if loudest > read / 1000:
+        notes.clipped.append(name)
+    report(size - told)
+
+
+def _check_length(source: Source, size: int) -> None:
+    """Refuses a WAV that says that it is longer. A FLAC is refused where it is decoded; others can't tell."""
+    assert source.path is not None
+    with source.path.open("rb") as file:
+        head = file.read(12)
+    declared = int.from_bytes(head[4:8], "little") + 8
+    streamed = declared in (8, 8 + 0xFFFFFFFF)  # its end was not known when it began
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE" and declared > size + 1 and not streamed:
+        raise UsageError(
+            f"{source.name} is cut short: {size:,} of {declared:,} bytes are there; fetch it again"
+        )
 
 
 def _mixed(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -231,16 +248,35 @@ def _pcm(mono: NDArray[np.float32]) -> bytes:
     return np.clip(np.rint(mono * 2.0**15), -(2**15), LOUDEST).astype(PCM).tobytes()
 
 
-def write_recording(path: str | Path, pcm: bytes, rate: int) -> None:
-    """Writes 16-bit PCM of one channel to a file, by its suffix as WAV, FLAC, OGG or MP3.
+@contextmanager
+def write_recording(path: str | Path, rate: int) -> Iterator[Callable[[bytes], None]]:
+    """A function that adds 16-bit PCM to a recording of one channel: .wav, .flac, .ogg or .mp3 by its suffix.
+
+    The recording gets its name at the end, also if that is an exception; until then what stands there stays.
 
     Raises:
         UsageError: The suffix is another, or the file can't be written.
     """
-    library = soundfile()
+    library, path = soundfile(), Path(path)
+    if path.suffix.lower() not in WRITTEN:
+        raise UsageError(f"{path} can't be written; use a name that ends in {', '.join(WRITTEN)}")
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    wrote = False
     try:
-        library.write(path, np.frombuffer(pcm, PCM), rate)
-    except (library.LibsndfileError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path} can't be written ({error}); use a name that ends in .wav or .flac"
-        ) from None
+        with library.SoundFile(part, "w", rate, 1) as file:
+
+            def add(pcm: bytes) -> None:
+                nonlocal wrote
+                wrote = True
+                file.write(np.frombuffer(pcm, PCM))
+
+            yield add
+    except (library.LibsndfileError, ValueError) as error:
+        raise UsageError(f"{path} can't be written ({error}); choose another --out") from None
+    finally:
+        if wrote:
+            part.replace(path)
+        part.unlink(missing_ok=True)
+
+
+WRITTEN = (".wav", ".flac", ".ogg", ".mp3")

@@ -40,6 +40,9 @@ from compressive_transformer.data.work import (
 )
 from compressive_transformer.errors import UsageError
 
+NAMED = 5
+"""Recordings that are named of all that are skipped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -101,7 +104,8 @@ def build(
             return
         _begin(folder, recipe, own=own)
         separator = parse_separator(recipe.separator)
-        units = plan_units(recipe.sources, recipe.stamps, separator)
+        cut = not isinstance(recipe.tokenizer, SampleTokenizer)
+        units = plan_units(recipe.sources, recipe.stamps, separator, cut=cut)
         job = Job(folder=folder, tokenizer=recipe.tokenizer, separator=separator)
         make_shards(job, units, workers or default_workers(), Teller(tell, recipe.size, len(units)))
         _finish(job, recipe, units)
@@ -221,7 +225,8 @@ def _finish(job: Job, recipe: Recipe, units: Sequence[Unit]) -> None:
 def _tell(recipe: Recipe, records: Sequence[Record]) -> None:
     """Warns of what was unusual in recordings."""
     skipped = [reason for record in records for reason in record.skipped]
-    lines = [f"skipped {len(skipped)} of {len(recipe.sources)} recordings: {skipped[0]}"] if skipped else []
+    named = "; ".join(skipped[:NAMED]) + (" ..." if len(skipped) > NAMED else "")
+    lines = [f"skipped {len(skipped)} of {len(recipe.sources)} recordings: {named}"] if skipped else []
     if isinstance(recipe.tokenizer, SampleTokenizer):
         notes = Notes()
         for record in records:

@@ -181,7 +181,7 @@ def open_dataset(folder: Path, tokenizer: Tokenizer, *, separator: str | None = 
     if manifest.tokenizer != tokenizer.name:
         raise UsageError(
             f"the dataset {folder} has tokens of the tokenizer {manifest.tokenizer!r}, not of "
-            f"{tokenizer.name!r}: prepare the text again with that one"
+            f"{tokenizer.name!r}: give --tokenizer {manifest.tokenizer}, or prepare it again with the other"
         )
     if separator is not None and parse_separator(separator) != parse_separator(manifest.separator):
         raise UsageError(

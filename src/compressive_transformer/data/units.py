@@ -31,12 +31,12 @@ Unit = tuple[Piece, ...]
 
 
 def plan_units(
-    sources: Sequence[Source], stamps: Sequence[Stamp | None], separator: bytes | None
+    sources: Sequence[Source], stamps: Sequence[Stamp | None], separator: bytes | None, *, cut: bool = True
 ) -> list[Unit]:
     """All of the sources, in order, in units of about ``UNIT`` bytes.
 
     A large plain file is cut into ranges such that dividing each at its separators finds the separators of
-    the whole. A packed file cannot be cut, nor a recording.
+    the whole. A packed file cannot be cut, nor any if ``cut`` says so: recordings.
     """
     units: list[Unit] = []
     together: list[Piece] = []
@@ -47,7 +47,7 @@ def plan_units(
         if together and (alone or filled + size > UNIT):
             units.append(tuple(together))
             together, filled = [], 0
-        if stamp is None or (alone and (source.is_packed or source.is_audio)):
+        if stamp is None or (alone and (source.is_packed or not cut)):
             units.append((Piece(source, position, stamp),))
         elif alone:
             units += [

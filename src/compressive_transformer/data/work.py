@@ -1,5 +1,6 @@
 """One unit of text to one shard of tokens: what worker processes do."""
 
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -117,6 +118,7 @@ class _Writer:
     def add(self, piece: Piece, report: Report) -> int:
         """Writes the documents of a piece; returns how many they are."""
         before, start, hasher = len(self.num_tokens), self.file.tell(), self.hasher.copy()
+        notes = copy.deepcopy(self.notes)
         try:
             self._write(piece, report)
         except UsageError as error:
@@ -126,7 +128,7 @@ class _Writer:
             # One bad recording among many is left out, with what was written of it.
             self.file.seek(start)
             self.file.truncate()
-            self.hasher = hasher
+            self.hasher, self.notes = hasher, notes
             del self.num_tokens[before:], self.num_bytes[before:]
             self.skipped.append(str(error))
         check_unchanged(piece)

@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import EMPTY, LayerMemory, Memory, append, drop_stale
 from compressive_transformer.model.config import ModelConfig
-from compressive_transformer.model.core import CompressiveTransformer
+from compressive_transformer.model.core import CompressiveTransformer, Output
 from compressive_transformer.nn.layer import Piece, Step
 
 
@@ -121,6 +122,28 @@ class WaveNet(CompressiveTransformer):
     def begin(self, inputs: Tensor) -> Tensor:
         """The residual stream, and a skip sum of nothing."""
         return torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)
+
+    def init_memory(self, batch_size: int, *, position: int = 0, **sizes: Any) -> Memory:
+        """As of the core; but the memory of a layer is as long as it is dilated, in evaluation too.
+
+        Raises:
+            UsageError: another size is asked for.
+        """
+        own = {"memory": self.config.memory, "compressed_memory": 0}
+        for name, size in sizes.items():
+            if size is not None and size != own[name]:
+                raise UsageError(f"{name} {size}: a WaveNet has no memory of other sizes; leave it out")
+        return super().init_memory(batch_size, position=position)
+
+    def forward(self, inputs: Tensor, *args: Any, with_attention: bool = False, **settings: Any) -> Output:
+        """As of the core.
+
+        Raises:
+            UsageError: as of the core, or attention is asked for.
+        """
+        if with_attention:
+            raise UsageError("a WaveNet has no attention; leave with_attention out")
+        return super().forward(inputs, *args, **settings)
 
     def with_cache(self, memory: Memory) -> Memory:
         """The state itself: there are no keys and values."""

@@ -2,7 +2,7 @@
 
 Levels are numbered from the lowest to the highest, 2^bits of them; the token behind them opens a recording.
 
-Shape legend: D model width, K components, V levels and the token that opens a recording, F features.
+Shape legend: D model width, K components, V levels and the token that opens a recording.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-WAVES = 16
-"""Sine waves over the range of samples, whose frequencies double; each with its cosine."""
 SHARPEST = -14.0
-"""Least logarithm of a component's scale: a twentieth of a 16-bit level, in units of half the range."""
+"""Least logarithm of a component's scale, in units of half the range: a 37th of a 16-bit level."""
+WIDEST = 7.0
+"""The greatest."""
 
 
 class SampleEmbedding(nn.Module):
@@ -34,21 +34,20 @@ class SampleEmbedding(nn.Module):
         self.levels = 2**bits
         self.upper = nn.Embedding(257, dim)
         self.lower = nn.Embedding(256, dim) if bits == 16 else None
-        self.value = nn.Linear(2 * WAVES + 1, dim, bias=False)
+        self.value = nn.Linear(2 * bits + 1, dim, bias=False)
         for table in (self.upper, self.lower):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.3)
-        nn.init.normal_(self.value.weight, std=(WAVES + 1) ** -0.5)
+        nn.init.normal_(self.value.weight, std=(bits + 1) ** -0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [...] to [..., D]."""
         inside = tokens < self.levels
         value = tokens.where(inside, 0).to(self.value.weight.dtype) / (self.levels - 1)
         # The fastest wave that makes sense has a period of four levels.
-        count = min(WAVES, self.levels.bit_length() - 1)
-        angle = value[..., None] * math.pi * 2.0 ** torch.arange(count, device=value.device)
+        bits = self.levels.bit_length() - 1
+        angle = value[..., None] * math.pi * 2.0 ** torch.arange(bits, device=value.device)
         wave = torch.cat([2 * value[..., None] - 1, angle.sin(), angle.cos()], dim=-1)
-        wave = nn.functional.pad(wave, (0, 2 * WAVES + 1 - wave.shape[-1]))
         found = self.value(wave * inside[..., None])
         if self.lower is None:
             return found + self.upper(tokens)
@@ -99,9 +98,8 @@ class LogisticHead(nn.Module):
     def _components(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logarithms of weights, means and logarithms of scales, each [..., K]."""
         with torch.autocast(features.device.type, enabled=False):  # a level is far below bfloat16's steps
-            raw = nn.functional.linear(features.to(self.raw.weight.dtype), self.raw.weight, self.raw.bias)
-            weight, mean, scale = raw.unflatten(-1, (3, -1)).unbind(-2)
-        return weight.log_softmax(-1), mean, scale.clamp(min=SHARPEST)
+            weight, mean, scale = self.raw(features).unflatten(-1, (3, -1)).unbind(-2)
+        return weight.log_softmax(-1), mean, scale.clamp(SHARPEST, WIDEST)
 
     def _log_probability(self, level: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Of each level, under one component each."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from compressive_transformer.checkpoint import REFERENCE, run_folder
+from compressive_transformer.checkpoint import REFERENCE_FOLDER
 from compressive_transformer.errors import UsageError
 from compressive_transformer.report.runs import Run, read_runs
 
@@ -27,7 +27,7 @@ def draw_report(runs: Sequence[Run], out: str | Path | None = None) -> Path:
         raise UsageError(
             "the picture is not drawn, for matplotlib is missing: pip install 'compressive-transformer[plot]'"
         ) from None
-    alone = len(runs) == 1 and runs[0].path != run_folder(REFERENCE)
+    alone = len(runs) == 1 and runs[0].path != REFERENCE_FOLDER
     path = Path(out or (runs[0].path / "figures" / "report.png" if alone else "report.png"))
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} can't be drawn; use a name that ends in {', '.join(FORMATS)}")

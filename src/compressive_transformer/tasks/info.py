@@ -90,11 +90,20 @@ def describe(found: dict[str, Any]) -> str:
     """The facts in words."""
     m, unit = found["model"], found["unit"]
     loss = f", learned by {m['compression_loss']} loss" if found["compressor_parameters"] else ""
-    rows = [
-        ("layers", f"{m['num_layers']} of width {m['dim']}, {m['num_heads']} heads, {m['norm']}-norm"),
-        ("segment", f"{m['segment']} {unit}s"),
-        ("memory", f"{m['memory']} recent + {m['compressed_memory']} compressed slots a layer"),
-        ("compression", f"{m['compressor']} at rate {m['compression_rate']}{loss}"),
+    if m.get("core", "compressive") == "wavenet":
+        rows = [
+            ("WaveNet", f"{m['num_layers']} gated convolutions of width {m['dim']}"),
+            ("segment", f"{m['segment']} {unit}s"),
+            ("dilations", f"{', '.join(map(str, m['memory']))}"),
+        ]
+    else:
+        rows = [
+            ("layers", f"{m['num_layers']} of width {m['dim']}, {m['num_heads']} heads, {m['norm']}-norm"),
+            ("segment", f"{m['segment']} {unit}s"),
+            ("memory", f"{m['memory']} recent + {m['compressed_memory']} compressed slots a layer"),
+            ("compression", f"{m['compressor']} at rate {m['compression_rate']}{loss}"),
+        ]
+    rows += [
         ("parameters", f"{found['parameters']:,}"),
         ("", f"{found['compressor_parameters']:,} compress, {found['embedding_parameters']:,} in embeddings"),
         ("reach", f"{found['temporal_range']:,} {unit}s through memory, over all layers"),

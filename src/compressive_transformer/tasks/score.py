@@ -76,11 +76,14 @@ def score_files(
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
     part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
-    if len(compressed_memory) > 1 and (by_position or frequencies):
+    names = [group_of(name, pattern) for name in corpus.names] if pattern else []
+    if len(compressed_memory) > 1 and (by_position or frequencies or groups):
         raise UsageError(
-            "several sizes of compressed memory are told in a line each; leave out --by-position and "
-            "--frequencies, or give one size"
+            "several sizes of compressed memory are told in a line each; leave out --by-position, "
+            "--frequencies and --groups, or give one size"
         )
+    if frequencies and corpus.unit == "sample":
+        raise UsageError("--frequencies tells of words, and this is a model of sound; leave it out")
     if vocabulary and not hasattr(vocabulary, "counts"):
         raise UsageError(
             f"{frequencies} has no words with counts; make some of the training text by 'compressive "
@@ -111,7 +114,7 @@ def score_files(
             losses = found.losses or ()
             places = loss_by_position(losses, PLACES) if by_position else None
             words = loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None
-            sums = grouped(found.documents, pattern) if pattern else ()
+            sums = grouped(found.documents, names)
             scored.append(Scored(found, slots, places, words, part, sums))
     return scored
 
@@ -135,17 +138,23 @@ def compiled(groups: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def grouped(documents: Sequence[Score], pattern: re.Pattern[str]) -> tuple[Score, ...]:
-    """Sums over the documents of each group, by name.
+def group_of(name: str, pattern: re.Pattern[str]) -> str:
+    """The group of a document: by the name of its file, or if it is not found there by the whole path.
 
     Raises:
-        UsageError: a document belongs to none.
+        UsageError: it belongs to none.
     """
+    match = pattern.search(Path(name).name) or pattern.search(name)
+    if match is None or match[1] is None:
+        raise UsageError(f"--groups {pattern.pattern!r} is not found in the name {name}")
+    return match[1]
+
+
+def grouped(documents: Sequence[Score], names: Sequence[str]) -> tuple[Score, ...]:
+    """Sums over the documents of each group, by its name; none if there are no names."""
     members: dict[str, list[Score]] = {}
-    for document in documents:
-        if (match := pattern.search(document.name)) is None:
-            raise UsageError(f"--groups {pattern.pattern!r} is not found in the name {document.name}")
-        members.setdefault(match[1], []).append(document)
+    for document, name in zip(documents, names, strict=False):
+        members.setdefault(name, []).append(document)
     return tuple(total(name, scores) for name, scores in sorted(members.items()))
 
 

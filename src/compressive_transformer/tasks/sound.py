@@ -6,7 +6,10 @@ Shape legend: N samples, P order of the predictor.
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +36,15 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.generate import check_sampling, generate
 from compressive_transformer.model import LanguageModel
 
-ORDER, SPREAD, FITTED = 16, 64, 2_000_000
-"""Of the linear predictor: samples it looks back, samples over which it judges its errors, and samples of the
-training part that it is fitted to."""
-SAMPLE = 8_000
-"""Samples that a finished run makes, and at most as many before them."""
+ORDER, SPREAD, FITTED = 16, 64, 1 << 18
+"""Of the linear predictor: samples it looks back, samples over which it judges its errors, and samples that
+it is fitted to at once."""
+SAMPLE = {8: 8_000, 16: 1_000}
+"""Samples that a finished run makes, and at most as many before them, by their bits: 16 take longer."""
+PIECE = 1_000
+"""Samples that are written at once."""
+DRAWN = 2_000_000
+"""Samples of a longer recording that are drawn: its beginning."""
 
 
 def classical(training: Corpus, validation: Corpus) -> dict[str, float]:
@@ -49,18 +56,20 @@ def classical(training: Corpus, validation: Corpus) -> dict[str, float]:
 
 
 def flac_bits(corpus: Corpus) -> float:
-    """Bits per sample of the levels in FLAC files of the highest compression, one for each recording."""
+    """Bits per sample of the levels in FLAC files of the highest compression, their headers not counted."""
     tokenizer = _tokenizer(corpus)
-    size = 0
-    for index in range(corpus.num_documents):
-        levels = np.asarray(corpus.document(index)).astype(np.int64) - 2 ** (tokenizer.bits - 1)
-        file, library = io.BytesIO(), soundfile()
-        # Eight bits stand in the upper half of 16: FLAC knows when the lower bits are never used.
+    subtype, rate = "PCM_S8" if tokenizer.bits == 8 else "PCM_16", min(tokenizer.rate, 192_000)
+
+    def size(levels: NDArray[np.int64]) -> int:
+        file = io.BytesIO()
+        # Eight bits stand in the upper half of 16, as libsndfile wants them.
         pcm = (levels << (16 - tokenizer.bits)).astype(PCM)
-        subtype = "PCM_S8" if tokenizer.bits == 8 else "PCM_16"
-        library.write(file, pcm, min(tokenizer.rate, 192_000), subtype, format="FLAC", compression_level=1.0)
-        size += len(file.getvalue())
-    return 8 * size / corpus.num_tokens
+        soundfile().write(file, pcm, rate, subtype, format="FLAC", compression_level=1.0)
+        return len(file.getvalue())
+
+    header, middle = size(np.zeros(0, np.int64)), 2 ** (tokenizer.bits - 1)
+    recordings = (np.asarray(corpus.document(i)).astype(np.int64) for i in range(corpus.num_documents))
+    return 8 * sum(size(levels - middle) - header for levels in recordings) / corpus.num_tokens
 
 
 def linear_bits(training: Corpus, validation: Corpus) -> float:
@@ -71,10 +80,7 @@ def linear_bits(training: Corpus, validation: Corpus) -> float:
     """
     tokenizer = _tokenizer(training)
     levels = _amplitudes(tokenizer)
-    seen = levels[np.asarray(training.tokens[: min(training.num_tokens, FITTED)])]
-    rows = np.lib.stride_tricks.sliding_window_view(seen, ORDER + 1)
-    past, target = rows[:, :-1], rows[:, -1]
-    weights = np.linalg.solve(past.T @ past + 1e-9 * np.eye(ORDER) * len(past), past.T @ target)
+    weights = _fitted(training, levels)
     # Where a level begins and ends: half-way to its neighbours, and without end at the last ones.
     middle = (levels[1:] + levels[:-1]) / 2
     low, high = np.append(-np.inf, middle), np.append(middle, np.inf)
@@ -87,6 +93,17 @@ def linear_bits(training: Corpus, validation: Corpus) -> float:
         inside = _laplace((high[tokens] - predicted) / width) - _laplace((low[tokens] - predicted) / width)
         nats -= float(np.log(np.maximum(inside, 1e-12)).sum())
     return nats / np.log(2) / validation.num_tokens
+
+
+def _fitted(training: Corpus, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights [P] of the samples before, oldest first, in one pass."""
+    square, product, last = 1e-9 * np.eye(ORDER), np.zeros(ORDER), np.zeros(ORDER)
+    for start in range(0, training.num_tokens, FITTED):
+        x = np.append(last, levels[np.asarray(training.tokens[start : start + FITTED])])
+        rows, last = np.lib.stride_tricks.sliding_window_view(x, ORDER + 1), x[len(x) - ORDER :]
+        past, target = rows[:, :-1], rows[:, -1]
+        square, product = square + past.T @ past, product + past.T @ target
+    return np.linalg.solve(square, product)
 
 
 def _width(error_N: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,12 +140,13 @@ def write_sample(run: Path, model: LanguageModel, validation: Corpus, seed: int)
         A line that tells what is there.
     """
     tokenizer = _tokenizer(validation)
-    longest = int(np.diff(validation.starts).argmax())
+    count, longest = SAMPLE[tokenizer.bits], int(np.diff(validation.starts).argmax())
     document = np.asarray(validation.document(longest)).astype(np.int64)
-    prompt = document[max(len(document) // 2 - SAMPLE, 0) : max(len(document) // 2, 1)]
-    made = np.fromiter(_continued(model, tokenizer, prompt, SAMPLE, 1.0, None, 1.0, seed), np.int64)
+    prompt = document[max(len(document) // 2 - count, 0) : max(len(document) // 2, 1)]
+    made = np.fromiter(_continued(model, tokenizer, prompt, count, 1.0, None, 1.0, seed), np.int64)
     pcm = tokenizer.decode(np.append(prompt, made))
-    write_recording(run / "sample.wav", pcm, tokenizer.rate)
+    with write_recording(run / "sample.wav", tokenizer.rate) as add:
+        add(pcm)
     drawn = draw(run / "sample.png", pcm, tokenizer.rate, len(prompt))
     seconds = [len(x) / tokenizer.rate for x in (prompt, made)]
     pictured = ", sample.png shows it" if drawn else ""
@@ -163,30 +181,38 @@ def record(
     """
     tokenizer = run.tokenizer
     assert isinstance(tokenizer, SampleTokenizer)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g} is not allowed; use more than 0")
     count = length if length is not None else round((1.0 if seconds is None else seconds) * tokenizer.rate)
     if count < 1:
-        raise UsageError("a recording of no length is asked for; give --seconds or --length of more than 0")
+        raise UsageError(
+            f"a recording of {count} samples is asked for; give --seconds or --length of more than 0"
+        )
     check_sampling(length=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    write_recording(out, b"\0\0", tokenizer.rate)  # is it allowed? before hours of work
     begun = np.empty(0, np.int64)
     if prompt:
-        source = Source(prompt, Path(prompt), named=True)
         if not Path(prompt).is_file():
             raise UsageError(f"{prompt} is not a file; --prompt takes a recording to go on from")
-        pcm = b"".join(read_recording(source, tokenizer.rate, Notes()))
+        source, notes = Source(prompt, Path(prompt), named=True), Notes()
+        pcm = b"".join(read_recording(source, tokenizer.rate, notes))
+        for line in notes.tell(tokenizer.rate):
+            warnings.warn(line, stacklevel=2)
         begun = tokenizer.encode(pcm).astype(np.int64)
-    made = np.empty(count, np.int64)
+    shown = bytearray()
     console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    samples = _continued(run.model, tokenizer, begun, count, temperature, top_k, top_p, seed)
+    with (
+        write_recording(out, tokenizer.rate) as add,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         task = bar.add_task(f"making {count / tokenizer.rate:.2f} seconds", total=count)
-        for i, token in enumerate(
-            _continued(run.model, tokenizer, begun, count, temperature, top_k, top_p, seed)
-        ):
-            made[i] = token
-            bar.advance(task)
-    write_recording(out, tokenizer.decode(made), tokenizer.rate)
+        while piece := list(itertools.islice(samples, PIECE)):
+            pcm = tokenizer.decode(piece)
+            add(pcm)
+            shown += pcm[: 2 * DRAWN - len(shown)]
+            bar.advance(task, len(piece))
     picture = Path(out).with_suffix(".png")
-    drawn = draw(picture, tokenizer.decode(made), tokenizer.rate, 0)
+    drawn = draw(picture, bytes(shown), tokenizer.rate, 0)
     answer = {"recording": out, "seconds": count / tokenizer.rate, "samples": count, "rate": tokenizer.rate}
     return answer | {"picture": str(picture) if drawn else None}
 
@@ -234,7 +260,7 @@ def draw(path: Path, pcm: bytes, rate: int, given: int) -> bool:
     wave, spectrum = figure.subplots(2, 1, sharex=True)
     wave.plot(np.arange(len(x_N)) / rate, x_N, lw=0.4, color="0.2")
     wave.set(ylabel="amplitude", ylim=(-1, 1), xlim=(0, len(x_N) / rate))
-    if size := min(256, len(x_N) // 2):
+    if (size := min(256, len(x_N) // 2)) >= 8:
         # A little noise, for silence has no logarithm.
         noise = 1e-5 * np.random.default_rng(0).standard_normal(len(x_N))
         spectrum.specgram(x_N + noise, NFFT=size, Fs=rate, noverlap=size * 3 // 4, vmin=-130, vmax=-30)

@@ -121,6 +121,8 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
     """
     if processes < 1:
         raise UsageError(f"processes {processes} is not allowed; use 1 or more")
+    if config.model.core != "compressive":
+        raise UsageError(f"a plan is made of Compressive Transformers only, not of a {config.model.core}")
     plan = _Plan(config, vocab_size, processes)
     layers = [layer_costs(config, i) for i in range(config.model.num_layers)]
     repeated = plan.lanes * config.unroll
@@ -166,7 +168,11 @@ class _Plan:
 
     @property
     def predicted(self) -> int:
-        """Logits of a token. Of an adaptive head those of its first cluster, where most tokens are."""
+        """Logits of a token. Of an adaptive head those of its first cluster, where most tokens are; of a
+        mixture its parameters.
+        """
+        if self.config.model.sample_bits == 16:
+            return 3 * self.config.model.mixtures
         cutoffs = self.config.model.adaptive_cutoffs
         return cutoffs[0] + len(cutoffs) if cutoffs else self.vocab_size
 
