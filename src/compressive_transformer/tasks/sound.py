@@ -125,7 +125,7 @@ def _laplace(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _amplitudes(tokenizer: SampleTokenizer) -> NDArray[np.float64]:
     """What each level stands for, in [-1, 1]."""
     levels = mulaw_levels() if tokenizer.kind == "mulaw" else np.arange(-(2**15), 2**15)
-    return levels / 2.0**15
+    return levels.astype(np.float64) / 2.0**15
 
 
 def _tokenizer(corpus: Corpus) -> SampleTokenizer:
