@@ -95,7 +95,7 @@ def linear_bits(training: Corpus, validation: Corpus) -> float:
     return nats / np.log(2) / validation.num_tokens
 
 
-def _fitted(training: Corpus, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _fitted(training: Corpus, levels: NDArray[np.float64]) -> NDArray[np.floating]:
     """Weights [P] of the samples before, oldest first, in one pass."""
     square, product, last = 1e-9 * np.eye(ORDER), np.zeros(ORDER), np.zeros(ORDER)
     for start in range(0, training.num_tokens, FITTED):
