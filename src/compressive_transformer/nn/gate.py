@@ -16,8 +16,8 @@ class Gate(nn.Module):
     """A gate as in a GRU, which lets agents learn before their memory is worth anything (GTrXL).
 
     With x the stream and y the rectified output of the sub-layer (Parisotto et al. 2020, section 3.2):
-    r = sigmoid(W_r y + U_r x), z = sigmoid(W_z y + U_z x - b_g), h = tanh(W_h y + U_h (r * x)), and the stream
-    goes on as (1 - z) * x + z * h.
+    r = sigmoid(W_r y + U_r x), z = sigmoid(W_z y + U_z x - b_g), h = tanh(W_h y + U_h (r * x)), and the
+    stream goes on as (1 - z) * x + z * h.
 
     Args:
         dim: D.

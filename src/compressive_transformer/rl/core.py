@@ -10,6 +10,7 @@ L layers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -143,7 +144,8 @@ class Core(nn.Module):
     def _check(self, features: Tensor, resets: Tensor | None, axes: str, rows: int) -> None:
         if features.ndim != len(axes) or features.shape[-1] != self.input_dim:
             raise UsageError(
-                f"features have shape {tuple(features.shape)}; give [{', '.join(axes[:-1])}, {self.input_dim}]"
+                f"features have shape {tuple(features.shape)}; give [{', '.join(axes[:-1])}, "
+                f"{self.input_dim}]"
             )
         if features.shape[-2] != rows:
             raise UsageError(
@@ -250,7 +252,7 @@ class LSTMCore(Core):
         return output_TBD[0], state
 
     def unroll(self, features_TBF: Tensor, state: Recurrent, resets_TB: Tensor | None = None) -> Unrolled:
-        """See ``Core``. It is cut where any episode begins: between two cuts torch reads all steps at once."""
+        """See ``Core``. Between two steps at which any episode begins torch reads all at once."""
         self._check(features_TBF, resets_TB, "TBF", state.batch_size)
         outputs = []
         for start, stop in _between_resets(len(features_TBF), resets_TB):
@@ -305,4 +307,4 @@ def _between_resets(length: int, resets_TB: Tensor | None) -> Iterator[tuple[int
     """Start and stop of the longest pieces of a window inside which no episode begins."""
     begins = [] if resets_TB is None else resets_TB.any(dim=1).nonzero()[:, 0].tolist()
     edges = sorted({0, *begins, length})
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from itertools.pairwise(edges)
