@@ -127,17 +127,18 @@ def test_the_compression_loss_teaches_the_compressor_alone():
         assert learns == ("compressor" in name), name
 
 
-def test_changed_weights_are_noticed():
+@pytest.mark.parametrize("fused", [False, True])
+def test_changed_weights_are_noticed(fused: bool):
     """Keys that were made by other weights would make acting differ from learning."""
     core = core_of("compressive")
     features_TBF, resets_TB = stream(7, 0.0, seed=4)
-    _, state = core.step(features_TBF[0], core.initial_state(B), resets_TB[0])
-    for t in range(1, 6):
+    start = core.initial_state(B)
+    state = start
+    for t in range(6):
         _, state = core.step(features_TBF[t], state)
     kept = core.snapshot(state)
-    optimizer = torch.optim.Adam(core.parameters(), lr=0.1)
-    for parameter in core.parameters():
-        parameter.grad = torch.randn_like(parameter)
+    optimizer = torch.optim.AdamW(core.parameters(), lr=0.1, fused=fused)
+    core.unroll(features_TBF[:6], start, resets_TB[:6]).features.sum().backward()
     optimizer.step()
     output, _ = core.step(features_TBF[6], state)
     torch.testing.assert_close(output, core.unroll(features_TBF[6:], kept).features[0], atol=1e-5, rtol=0)

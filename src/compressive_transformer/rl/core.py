@@ -65,7 +65,7 @@ class Acting:
     def __init__(self, decoder: FeatureDecoder, versions: tuple[int, ...]):
         self.decoder: FeatureDecoder | None = decoder
         self.versions = versions
-        """How often each weight had changed when the decoder was made."""
+        """What told of the weights when the decoder was made."""
 
     @property
     def batch_size(self) -> int:
@@ -184,6 +184,8 @@ class CompressiveCore(Core):
             )
         super().__init__(input_dim, config.dim)
         self.model = CompressiveTransformer(config, input_dim=input_dim)
+        self._learnt = 0
+        """Windows that were read with gradient, after each of which weights may be others."""
 
     @property
     def config(self) -> ModelConfig:
@@ -197,9 +199,13 @@ class CompressiveCore(Core):
     def step(
         self, features_BF: Tensor, state: Memory | Acting, resets_B: Tensor | None = None
     ) -> tuple[Tensor, Acting]:
-        """See ``Core``. Keys and values are made anew by themselves when the weights have changed."""
+        """See ``Core``.
+
+        Keys and values are made anew by themselves after ``unroll`` and when weights are written to; where an
+        optimiser is fused, torch does not tell of that, so step on from a ``snapshot`` if it comes later.
+        """
         self._check(features_BF, resets_B, "BF", state.batch_size)
-        versions = tuple(p._version for p in self.model.parameters())
+        versions = (self._learnt, *(p._version for p in self.model.parameters()))
         if isinstance(state, Acting) and state.versions == versions:
             decoder = state.taken()
         else:
@@ -211,6 +217,7 @@ class CompressiveCore(Core):
     ) -> Unrolled:
         """See ``Core``."""
         self._check(features_TBF, resets_TB, "TBF", state.batch_size)
+        self._learnt += torch.is_grad_enabled()
         resets_BT = None if resets_TB is None else resets_TB.T
         output = self.model(features_TBF.transpose(0, 1), self.snapshot(state), resets_BT)
         return Unrolled(output.features.transpose(0, 1), output.memory.detach(), output.compression_loss)
