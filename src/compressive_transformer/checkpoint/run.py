@@ -207,6 +207,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path / CONFIG} is broken ({reason}); restore it or train again") from None
+    if isinstance(config, dict) and config.get("kind") == "agent":
+        raise UsageError(f"{path} is the run of an agent; use it with 'compressive evaluate' or --resume")
     kinds = {"format": int, "model": dict, "vocab_size": int, "tokenizer": str, "training": dict}
     given = config if isinstance(config, dict) else {}
     if lacks := sorted(name for name, kind in kinds.items() if type(given.get(name)) is not kind):

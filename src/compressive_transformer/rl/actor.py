@@ -105,9 +105,9 @@ class Actor:
         kept = self.agent.core.snapshot(self.state)
         values = self.agent.act(self.inputs, kept)[0].values
         inputs, *rest = zip(*rows, strict=True)
-        window = Window(
-            Inputs(*map(torch.stack, zip(*inputs, strict=True))), *map(torch.stack, rest), values, state
-        )
+        actions, log_probs, seen_values, rewards, ended = map(torch.stack, rest)
+        inputs = Inputs._make(map(torch.stack, zip(*inputs, strict=True)))
+        window = Window(inputs, actions, log_probs, seen_values, rewards, ended, values, state)
         inside = self.clock.environment - inside
         self.clock.acting += time.perf_counter() - begun - inside
         return window, episodes

@@ -147,6 +147,7 @@ class Symbols(nn.Module):
         height, width, channels = shape
         self.table = nn.Embedding(256 * channels, SYMBOL_DIM)
         self.map = nn.Linear(height * width * SYMBOL_DIM, dim)
+        self.offset: Tensor
         self.register_buffer("offset", 256 * torch.arange(channels), persistent=False)
 
     def forward(self, seen: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ class LSTMCore(Core):
 
     def initial_state(self, batch_size: int) -> Recurrent:
         """See ``Core``."""
-        zeros = self.lstm.weight_hh_l0.new_zeros(self.lstm.num_layers, batch_size, self.dim)
+        zeros = next(self.parameters()).new_zeros(self.lstm.num_layers, batch_size, self.dim)
         return Recurrent(zeros, zeros)
 
     @torch.no_grad()

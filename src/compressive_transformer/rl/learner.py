@@ -129,9 +129,10 @@ class Learner:
 def _rows(window: Window, rows: Tensor) -> Window:
     """Some environments of a window."""
     rows = rows.to(window.rewards.device)
-    return Window(
-        Inputs(*(x[:, rows] for x in window.inputs)),
-        *(x[:, rows] for x in window[1:6]),
-        window.bootstrap[rows],
-        window.state.reorder(rows),
+    names = ("actions", "log_probs", "values", "rewards", "ended")
+    return window._replace(
+        inputs=Inputs._make(x[:, rows] for x in window.inputs),
+        **{name: getattr(window, name)[:, rows] for name in names},
+        bootstrap=window.bootstrap[rows],
+        state=window.state.reorder(rows),
     )

@@ -20,6 +20,7 @@ from compressive_transformer.rl.agent import Agent
 from compressive_transformer.rl.config import AgentConfig
 from compressive_transformer.rl.envs import Environments
 from compressive_transformer.rl.learner import Learner, Losses
+from compressive_transformer.rl.nonmatch import NonMatch
 from compressive_transformer.settings import from_plain
 from compressive_transformer.train.faults import Signals
 
@@ -165,7 +166,7 @@ class AgentTrainer:
             shares=self.actor.clock.shares(),
             learning_rate=self.learner.optimizer.parts[0].param_groups[0]["lr"],
             losses={n: _mean([getattr(x, n) for x in self.losses]) for n in Losses._fields},
-            delay=getattr(getattr(self.envs, "envs", None), "delay_now", None),
+            delay=_delay(self.envs),
         )
         self.on_record(progress)
         self.episodes, self.losses = [], []
@@ -242,6 +243,12 @@ class AgentTrainer:
             raise UsageError(f"{folder} does not fit this version ({error}); train anew") from None
         self.step, self.seconds_before = known.step, float(known.seconds)
         return same
+
+
+def _delay(envs: Environments) -> int | None:
+    """That a curriculum has come to."""
+    task = getattr(envs, "envs", None)
+    return task.delay_now if isinstance(task, NonMatch) and task.curriculum else None
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -46,11 +46,12 @@ class GymEnvs:
         shares = np.array_split(np.arange(num_envs), max(workers, 1))
         make = _Remote if workers else _Group
         # One here first: what is wrong with an environment is told before any process is started.
-        self.spaces = _Group(name, settings, [seed], [0]).close_after().spaces if workers else None
+        first = _Group(name, settings, [seed], [0])
+        first.close()
+        self.spaces = first.spaces
         self.groups = [
             make(name, settings, [seed + int(i) for i in share], [int(i) for i in share]) for share in shares
         ]
-        self.spaces: Spaces = self.spaces or self.groups[0].spaces
 
     def reset(self) -> Array:
         return np.concatenate(self._all("reset", [()] * len(self.groups)))
@@ -66,6 +67,12 @@ class GymEnvs:
 
     def load_state(self, state: dict[str, Any]) -> None:
         raise UsageError(f"{self.name} can't be put back to where it was; its episodes begin anew")
+
+    def render(self) -> Any:
+        """A picture of the first, where all run in this process and ``render_mode`` is ``rgb_array``."""
+        group = self.groups[0]
+        assert isinstance(group, _Group)
+        return group.envs[0].render()
 
     def close(self) -> None:
         for group in self.groups:
@@ -145,11 +152,6 @@ class _Group:
         """Closes the environments."""
         for env in self.envs:
             env.close()
-
-    def close_after(self) -> _Group:
-        """Closes them, and is good for its spaces still."""
-        self.close()
-        return self
 
 
 class _Remote:
@@ -258,7 +260,7 @@ def _make(name: str, settings: dict[str, Any]) -> Any:
     except ModuleNotFoundError:
         raise UsageError(f"environment {name!r} needs gymnasium: {EXTRA}") from None
     try:
-        return gymnasium.make(name, **settings)
+        return gymnasium.make(name, disable_env_checker=True, **settings)  # we look ourselves
     except gymnasium.error.Error as error:
         near = difflib.get_close_matches(name, ["NonMatch-v0", *gymnasium.registry], 1)
         hint = f"did you mean {near[0]!r}?" if near else "install the package that has it, or use MODULE:NAME"
