@@ -1,12 +1,14 @@
 """Run folders: what a run is and its weights, and under ``state/`` all that exact resume needs."""
 
 from compressive_transformer.checkpoint.run import (
+    AGENT,
     CONFIG,
     REFERENCE,
     TOKENIZER,
     WEIGHTS,
     Run,
     check_shapes,
+    is_agent_run,
     load_run,
     model_config,
     read_config,
@@ -20,6 +22,7 @@ from compressive_transformer.checkpoint.store import STATE, Store
 from compressive_transformer.checkpoint.tensors import load_tensors, save_tensors, tensor_shapes
 
 __all__ = [
+    "AGENT",
     "CONFIG",
     "REFERENCE",
     "STATE",
@@ -28,6 +31,7 @@ __all__ = [
     "Run",
     "Store",
     "check_shapes",
+    "is_agent_run",
     "load_run",
     "load_tensors",
     "model_config",

@@ -29,6 +29,8 @@ MAX_SIZE = 1 << 31
 """Limits of what a config may say, far above any model: beyond them numbers would not fit or work not end."""
 REFERENCE = "reference"
 """Name of the trained model that comes with the package."""
+AGENT = "agent"
+"""What ``config.json`` of an agent's run says that it is."""
 MODEL = "model."
 """Before the names of weights in a checkpoint."""
 
@@ -207,7 +209,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path / CONFIG} is broken ({reason}); restore it or train again") from None
-    if isinstance(config, dict) and config.get("kind") == "agent":
+    if isinstance(config, dict) and config.get("kind") == AGENT:
         raise UsageError(f"{path} is the run of an agent; use it with 'compressive evaluate' or --resume")
     kinds = {"format": int, "model": dict, "vocab_size": int, "tokenizer": str, "training": dict}
     given = config if isinstance(config, dict) else {}
@@ -220,6 +222,15 @@ def read_config(path: Path) -> dict[str, Any]:
     if not 1 <= config["vocab_size"] < MAX_SIZE:
         raise UsageError(f"{path / CONFIG}: vocab_size {config['vocab_size']} is not allowed; restore it")
     return config
+
+
+def is_agent_run(path: str | Path) -> bool:
+    """Whether this is the run folder of an agent."""
+    try:
+        content = read_json(Path(path) / CONFIG)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == AGENT
 
 
 def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import tyro
 
+from compressive_transformer.checkpoint import is_agent_run
 from compressive_transformer.cli import evaluate_rl
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.precision import Device, Precision
-from compressive_transformer.rl.folder import is_agent_run
 from compressive_transformer.tasks.score import (
     describe_scores,
     describe_sweep,

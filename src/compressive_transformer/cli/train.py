@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store
+from compressive_transformer.checkpoint import Store, is_agent_run
 from compressive_transformer.cli import train_rl
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
 from compressive_transformer.recipes.paper import Size
 from compressive_transformer.report import picture_of
-from compressive_transformer.rl.folder import is_agent_run
 from compressive_transformer.tasks.folder import is_restarted
 from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.tasks.summary import describe_result

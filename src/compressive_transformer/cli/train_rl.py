@@ -51,6 +51,8 @@ def main(arguments: Sequence[str], *, size: str | None = None, resume: str | Non
         description=f"Train an agent: compressive train rl [flags], or train --resume RUN. {rl.__doc__}",
     )
     config = AgentConfig(**{field.name: getattr(a, field.name) for field in fields(AgentConfig)})
+    if config.env != default.env and config.env_options == default.env_options:
+        config = replace(config, env_options=())  # the recipe's are those of its own environment
     if all(getattr(config, budget) is None for budget in BUDGET):
         config = replace(config, **{budget: getattr(default, budget) for budget in BUDGET})
     if resume and config.out != default.out:

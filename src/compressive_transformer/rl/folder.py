@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from compressive_transformer.checkpoint import CONFIG, WEIGHTS
+from compressive_transformer.checkpoint import AGENT, CONFIG, WEIGHTS
 from compressive_transformer.errors import UsageError
 from compressive_transformer.rl.agent import Agent
 from compressive_transformer.rl.config import AgentConfig
@@ -19,7 +19,6 @@ from compressive_transformer.rl.envs import Spaces, describe_difference, make_en
 from compressive_transformer.settings import from_plain
 from compressive_transformer.storage import read_json
 
-KIND = "agent"
 FORMAT = 1
 MAY_CHANGE = ("out", "minutes", "steps", "sinks", "save", "device", "workers", "learn")
 """Settings that may be others when a run is resumed; the rest is what it is."""
@@ -34,15 +33,6 @@ class AgentRun:
     config: AgentConfig
 
 
-def is_agent_run(path: str | Path) -> bool:
-    """Whether this is the run folder of an agent."""
-    try:
-        content = read_json(Path(path) / CONFIG)
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == KIND
-
-
 def make_agent(config: AgentConfig, spaces: Spaces) -> Agent:
     """With new weights."""
     return Agent(spaces, config.core, config.core_config(), reward_scale=config.learn.reward_scale)
@@ -50,7 +40,7 @@ def make_agent(config: AgentConfig, spaces: Spaces) -> Agent:
 
 def config_content(config: AgentConfig, spaces: Spaces) -> dict[str, Any]:
     """What ``config.json`` of an agent's run says."""
-    return {"format": FORMAT, "kind": KIND, "spaces": asdict(spaces), "training": asdict(config)}
+    return {"format": FORMAT, "kind": AGENT, "spaces": asdict(spaces), "training": asdict(config)}
 
 
 def saved_agent_config(path: str | Path) -> tuple[AgentConfig, Spaces]:
@@ -64,7 +54,7 @@ def saved_agent_config(path: str | Path) -> tuple[AgentConfig, Spaces]:
         content = read_json(Path(path) / CONFIG)
     except (OSError, ValueError) as error:
         raise UsageError(f"{where} can't be read ({error}); give a run folder of an agent") from None
-    if not isinstance(content, Mapping) or content.get("kind") != KIND:
+    if not isinstance(content, Mapping) or content.get("kind") != AGENT:
         raise UsageError(f"{path} is no run of an agent; give a folder that 'compressive train rl' made")
     if content.get("format") != FORMAT:
         raise UsageError(f"{path} has format {content.get('format')}, this version reads {FORMAT}")
