@@ -12,6 +12,7 @@ a window of 16 steps, so each reaches back as far as its rate lets it: 32, 48, 8
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,7 +78,10 @@ def record(a: argparse.Namespace) -> None:
 
 
 def trained(config: AgentConfig) -> dict[str, Any]:
-    """How a run went: returns against steps and CPU-minutes, and the score in the end."""
+    """How a run went: its curve, and the score in the end.
+
+    A point of the curve is steps, CPU-minutes, return, share of right choices, delay, auxiliary loss.
+    """
     torch.manual_seed(config.seed)
     envs = environments(config)
     agent = make_agent(config, envs.spaces)
@@ -85,8 +89,8 @@ def trained(config: AgentConfig) -> dict[str, Any]:
 
     def keep(p: AgentProgress) -> None:
         minutes = (time.process_time() - begun) / 60
-        told = (p.step, minutes, p.episode_return, p.success, p.delay, p.losses["compression"])
-        curve.append([None if x != x else round(x, 4) for x in told if x is not None])
+        told = (p.step, minutes, p.episode_return, p.success, p.delay or 0, p.losses["compression"])
+        curve.append([round(x, 4) if math.isfinite(x) else None for x in told])
 
     AgentTrainer(agent, envs, config, on_record=keep).run()
     minutes = (time.process_time() - begun) / 60

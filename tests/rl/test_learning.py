@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from recall import Recall
+from signs import Recall
 
 from compressive_transformer.model import ModelConfig
 from compressive_transformer.rl.actor import Actor

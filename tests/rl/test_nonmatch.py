@@ -136,15 +136,17 @@ def test_between_the_rooms_there_is_nothing_to_see_or_to_do(delay: int):
 def test_what_is_seen_tells_the_objects_and_the_way_to_them():
     envs = NonMatch(200, objects=7)
     seen = envs.reset(seed=0)
-    s, size = envs._state, 3 + envs.objects
-    left, right = seen[:, 5 : 5 + size], seen[:, 5 + size :]
-    there = np.where(s["example_side"] > 0, right[:, 0], left[:, 0])
-    assert (there == 1).all()
-    assert (left[:, 0] + right[:, 0] == 1).all()
-    assert ((left + right)[:, 3:].argmax(axis=1) == s["match"]).all()
+    s = envs._state
+    shown, left, right = np.split(seen[:, 5:], 3, axis=1)
+    assert (shown[:, 0] == 1).all()
+    assert not left.any()
+    assert not right.any()
+    assert (np.sign(shown[:, 1]) == s["example_side"]).all()
+    assert (shown[:, 3:].argmax(axis=1) == s["match"]).all()
     for _ in range(PAD):
         seen, *_ = envs.step(np.zeros(200, int))
-    left, right = seen[:, 5 : 5 + size], seen[:, 5 + size :]
+    shown, left, right = np.split(seen[:, 5:], 3, axis=1)
+    assert not shown.any()
     match = np.where((s["match_side"] > 0)[:, None], right, left)
     other = np.where((s["match_side"] > 0)[:, None], left, right)
     assert (match[:, 3:].argmax(axis=1) == s["match"]).all()

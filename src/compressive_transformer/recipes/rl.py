@@ -18,7 +18,8 @@ def rl(size: Size = "small") -> AgentConfig:
             compressed_memory=32,
             position_features=32,
         )
-        return AgentConfig(env_options=("objects=6",), minutes=5, model=model)
+        learn = LearnConfig(reward_scale=0.3)
+        return AgentConfig(env_options=("objects=6",), minutes=5, model=model, learn=learn)
     # Depth and width are not in the paper; the window is IMPALA's, and so is all that is not said.
     model = ModelConfig(
         dim=256,

@@ -32,7 +32,7 @@ class LearnConfig:
     """Lambda: how far the returns of a window are trusted beside the values."""
     value: float = 0.5
     """Weight of the loss of the values."""
-    reward_scale: float = 0.1
+    reward_scale: float = 1.0
     """By which rewards are multiplied before anything is learnt from them."""
     epochs: int = 4
     """Passes over each window; with vtrace 1, or more to make up for few environments."""

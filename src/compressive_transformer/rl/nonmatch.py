@@ -103,7 +103,7 @@ class NonMatch:
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """Of one environment."""
-        return (VIEW, VIEW, 1) if self.observe == "view" else (len(ROOMS) + 2 + 2 * (3 + self.objects),)
+        return (VIEW, VIEW, 1) if self.observe == "view" else (len(ROOMS) + 2 + 3 * (3 + self.objects),)
 
     @property
     def observation_type(self) -> type:
@@ -224,20 +224,19 @@ class NonMatch:
         ]
 
     def _vector(self) -> Array:
-        """float32 [B, 3 + 2 + 2 (3 + objects)].
+        """float32 [B, 3 + 2 + 3 (3 + objects)].
 
-        The room; the way to its end; of the left and of the right object whether it is there, the way to it,
-        and which it is.
+        The room; the way to its end; of the shown, the left and the right object whether it is there, the way
+        to it, and which it is.
         """
-        s, B = self._state, self.num_envs
-        seen = np.zeros((B, *self.observation_shape), np.float32)
-        seen[np.arange(B), s["room"]] = 1
+        s = self._state
+        seen = np.zeros((self.num_envs, *self.observation_shape), np.float32)
+        seen[np.arange(self.num_envs), s["room"]] = 1
         inside = s["room"] != BETWEEN
         end = np.where(s["room"] == FIRST, PAD, TABLES)
         seen[:, 3], seen[:, 4] = s["x"] / HALF * inside, (end - s["y"]) / PAD * inside
-        for there, column, row, what in self._things():
-            rows = np.flatnonzero(there)
-            at = 5 + (column[rows] > 0) * (3 + self.objects)
+        for i, (there, column, row, what) in enumerate(self._things()):
+            rows, at = np.flatnonzero(there), 5 + i * (3 + self.objects)
             seen[rows, at] = 1
             seen[rows, at + 1] = (column - s["x"])[rows] / HALF
             seen[rows, at + 2] = (row - s["y"])[rows] / PAD
