@@ -1,6 +1,7 @@
 """Agents from the command line: runs, exact resume, scores, films, and mistakes in one line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(core: str, tmp_path: P
     for name in ("whole", "parts"):
         trained = [r for r in read_metrics(tmp_path / name) if r["event"] == "train"]
         assert sum(r["episodes"] for r in trained) == 4 * (15 * 10 // 25)
+
+
+def test_a_run_goes_on_from_between_two_records(tmp_path: Path):
+    """With episodes that wait for the next one, some of which have tried nothing."""
+    train(tmp_path / "whole", 12)
+    train(tmp_path / "parts", 7, f"--save.steps={5 * WINDOW}")
+    shutil.rmtree(tmp_path / f"parts/state/step-{7 * WINDOW:010d}")
+    main(["train", "--resume", str(tmp_path / "parts"), f"--steps={12 * WINDOW}"])
+    whole, parts = (weights(tmp_path / name) for name in ("whole", "parts"))
+    assert all(torch.equal(x, parts[name]) for name, x in whole.items())
+    told = [[r for r in read_metrics(tmp_path / n) if r["event"] == "train"] for n in ("whole", "parts")]
+    for name in ("step", "episodes", "episode_return", "success", "losses"):
+        assert [r[name] for r in told[0]] == [r[name] for r in told[1]], name
 
 
 def test_a_signal_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

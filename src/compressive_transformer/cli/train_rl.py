@@ -61,8 +61,6 @@ def main(arguments: Sequence[str], *, size: str | None = None, resume: str | Non
         )
     if spaces:
         check_resumed(default, spaces, config)
-    found = train_agent(config, resume=Path(resume) if resume else None)
-    if found:
-        run, score = found
-        print(describe_score(score))
-        print(f"run folder {run}; see it play: compressive evaluate {run} --gif episode.gif")
+    run, score = train_agent(config, resume=Path(resume) if resume else None)
+    print(describe_score(score))
+    print(f"run folder {run}; see it play: compressive evaluate {run} --gif episode.gif")

@@ -28,7 +28,7 @@ from compressive_transformer.train.saver import Saver
 from compressive_transformer.train.sinks import check_sinks, open_sinks
 
 
-def train_agent(config: AgentConfig, *, resume: Path | None = None) -> tuple[Path, AgentScore] | None:
+def train_agent(config: AgentConfig, *, resume: Path | None = None) -> tuple[Path, AgentScore]:
     """Trains an agent and leaves a run folder.
 
     Args:
@@ -107,10 +107,11 @@ class _Session:
         go_on = f"go on with: compressive train --resume {self.run}"
         try:
             with self.display, self.trainer.signals.heeded():
+                stopped = None
                 try:
                     self.trainer.run()
                 except Stopped as reason:
-                    raise Stopped(f"{reason} and saved; {go_on}") from None
+                    stopped = Stopped(f"{reason} and saved; {go_on}")
                 except Diverged as error:
                     left = self._saved is not None
                     raise UsageError(f"{error}; {go_on}" if left else str(error)) from None
@@ -119,6 +120,8 @@ class _Session:
                     self.saver.close()
                 if not saved:
                     raise UsageError("the run could not be saved at its end; see the warning above")
+                if stopped:
+                    raise stopped
             score = evaluate_agent(AgentRun(path=self.run, agent=self.agent, config=self.config))
             self._keep("score", step=self.trainer.step, **asdict(score))
             return score

@@ -63,8 +63,8 @@ class Facts:
     position: int
     environment: dict[str, Any] | None
     """What an environment tells of itself; None if it can't be saved."""
-    waiting: tuple[tuple[float, ...], ...]
-    """Episodes since the last record."""
+    waiting: tuple[tuple[float | None, ...], ...]
+    """Episodes since the last record, with None for no number."""
     losses: tuple[tuple[float, ...], ...]
     """Of the windows since the last record."""
 
@@ -202,7 +202,7 @@ class AgentTrainer:
             seconds=self.seconds,
             position=self.actor.position,
             environment=None if state is None else state["facts"],
-            waiting=tuple(map(tuple, self.episodes)),
+            waiting=tuple(tuple(None if math.isnan(x) else x for x in e) for e in self.episodes),
             losses=tuple(map(tuple, self.losses)),
         )
         return asdict(facts)
@@ -223,7 +223,8 @@ class AgentTrainer:
         names = {field.name for field in fields(Facts)}
         known = from_plain(Facts, {n: x for n, x in facts.items() if n in names}, f"{folder}/facts.json")
         into = {f"model.{name}": x for name, x in self.agent.state_dict().items()}
-        into |= {f"optimizer.{name}": x for name, x in self.learner.optimizer.allocate().items()}
+        if known.step:
+            into |= {f"optimizer.{name}": x for name, x in self.learner.optimizer.allocate().items()}
         other = {
             name: torch.empty(size, dtype=dtype)
             for name, (size, dtype) in tensor_shapes(folder).items()
@@ -237,7 +238,7 @@ class AgentTrainer:
                 self.envs.load_state({"arrays": arrays, "facts": known.environment})
             self.actor.load(_below("actor.", other), known.position, same_episodes=same)
             self.order.set_state(other["order"])
-            self.episodes = [Episode._make(e) for e in known.waiting]
+            self.episodes = [Episode(*(math.nan if x is None else x for x in e)) for e in known.waiting]
             self.losses = [Losses._make(x) for x in known.losses]
         except (KeyError, TypeError, RuntimeError) as error:
             raise UsageError(f"{folder} does not fit this version ({error}); train anew") from None

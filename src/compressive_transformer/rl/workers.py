@@ -23,6 +23,8 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.rl.envs import EXTRA, Moment, Spaces
 
 Array = NDArray[Any]
+LIMIT = 1e30
+"""Of actions that have none: JSON has no infinity."""
 LARGE_PRIME = 100_003
 """By which the seeds of a process that was started again differ."""
 
@@ -304,7 +306,7 @@ def spaces_of(name: str, env: Any) -> tuple[Spaces, Callable[[Any], Array]]:
     if isinstance(action, spaces.Discrete):
         return Spaces(observation_shape=shape, symbols=symbols, num_actions=int(action.n)), read
     if isinstance(action, spaces.Box):
-        low, high = (tuple(map(float, np.ravel(x))) for x in (action.low, action.high))
+        low, high = (tuple(map(float, np.clip(x, -LIMIT, LIMIT).ravel())) for x in (action.low, action.high))
         return Spaces(observation_shape=shape, symbols=symbols, low=low, high=high), read
     raise UsageError(
         f"actions of {name} are {_line_of(action)}; give an environment with Discrete or Box, by a wrapper "
