@@ -12,7 +12,7 @@ from compressive_transformer.rl.actor import Actor
 from compressive_transformer.rl.agent import Agent, Inputs
 from compressive_transformer.rl.config import AgentConfig, LearnConfig
 from compressive_transformer.rl.envs import Spaces, make_envs
-from compressive_transformer.rl.learner import Learner
+from compressive_transformer.rl.learner import Learner, Spread
 from compressive_transformer.rl.trainer import AgentTrainer
 from compressive_transformer.train.faults import Diverged
 
@@ -148,6 +148,15 @@ def test_the_compressor_learns_from_its_own_loss_alone():
     compression.backward()
     assert all(p.grad is not None and p.grad.any() for p in compressor)
     assert all(p.grad is None or not p.grad.any() for name, p in named.items() if "compressor" not in name)
+
+
+def test_windows_without_rewards_are_not_scaled_up():
+    """Nine of ten have none: what they teach stays small beside what the tenth does."""
+    spread = Spread()
+    for window in range(1000):
+        deviation = spread.add(1.0 if window % 10 == 9 else 0.0)
+    assert deviation == pytest.approx(0.1**0.5, rel=0.1)
+    assert Spread().add(0.25) == pytest.approx(0.5)
 
 
 def test_a_loss_that_is_no_number_stops_and_changes_nothing():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,26 @@ class Losses(NamedTuple):
     compression_gradient_norm: float
 
 
+@dataclass
+class Spread:
+    """Standard deviation of advantages, over many windows.
+
+    Where rewards are rare, most windows have none. If each were scaled by its own, these would teach as much
+    as the others, and what they teach is noise: the policy settles on anything.
+    """
+
+    variance: float = 0.0
+    windows: int = 0
+
+    FADE = 0.01
+
+    def add(self, variance: float) -> float:
+        """Takes a window into account, and gives the deviation."""
+        self.windows += 1
+        self.variance += max(self.FADE, 1 / self.windows) * (variance - self.variance)
+        return math.sqrt(self.variance) + 1e-8
+
+
 class Learner:
     """Updates an agent by windows.
 
@@ -45,6 +66,7 @@ class Learner:
 
     def __init__(self, agent: Agent, config: LearnConfig):
         self.agent, self.config = agent, config
+        self.spread = Spread()
         self.optimizer = Optimizer(
             agent,
             OptimizerConfig(
@@ -83,12 +105,12 @@ class Learner:
             yield from order.chunk(self.config.minibatches)
 
     def _targets(self, window: Window) -> Targets:
-        """Of PPO, by the values from when it was acted; advantages of variance 1 over the window."""
+        """Of PPO, by the values from when it was acted; advantages of variance 1 over many windows."""
         c = self.config
         rewards, discounts = self._scaled(window)
         found = generalized_advantages(rewards, discounts, window.values, window.bootstrap, trace=c.trace)
-        spread = found.advantages.std(correction=0) + 1e-8
-        return found._replace(advantages=(found.advantages - found.advantages.mean()) / spread)
+        mean, spread = found.advantages.mean(), self.spread.add(float(found.advantages.var(correction=0)))
+        return found._replace(advantages=(found.advantages - mean) / spread)
 
     def _scaled(self, window: Window) -> tuple[Tensor, Tensor]:
         c = self.config

@@ -19,7 +19,7 @@ from compressive_transformer.rl.actor import Actor, Episode
 from compressive_transformer.rl.agent import Agent
 from compressive_transformer.rl.config import AgentConfig
 from compressive_transformer.rl.envs import Environments
-from compressive_transformer.rl.learner import Learner, Losses
+from compressive_transformer.rl.learner import Learner, Losses, Spread
 from compressive_transformer.rl.nonmatch import NonMatch
 from compressive_transformer.settings import from_plain
 from compressive_transformer.train.faults import Signals
@@ -65,6 +65,7 @@ class Facts:
     """What an environment tells of itself; None if it can't be saved."""
     waiting: tuple[tuple[float | None, ...], ...]
     """Episodes since the last record, with None for no number."""
+    spread: Spread
     losses: tuple[tuple[float, ...], ...]
     """Of the windows since the last record."""
 
@@ -203,6 +204,7 @@ class AgentTrainer:
             position=self.actor.position,
             environment=None if state is None else state["facts"],
             waiting=tuple(tuple(None if math.isnan(x) else x for x in e) for e in self.episodes),
+            spread=self.learner.spread,
             losses=tuple(map(tuple, self.losses)),
         )
         return asdict(facts)
@@ -242,6 +244,7 @@ class AgentTrainer:
             self.losses = [Losses._make(x) for x in known.losses]
         except (KeyError, TypeError, RuntimeError) as error:
             raise UsageError(f"{folder} does not fit this version ({error}); train anew") from None
+        self.learner.spread = known.spread
         self.step, self.seconds_before = known.step, float(known.seconds)
         return same
 
