@@ -27,8 +27,11 @@ Array = NDArray[Any]
 
 HALF = 4
 """Rooms run from column -HALF to HALF."""
-PAD, TABLES = 13, 10
-"""Rows of the pad, which is as wide as its room, and of the two objects; agents start in row 0."""
+END = 13
+"""Last row of a room: in the first that of the pad, as wide as the room, in the second that of the two
+objects. Agents start in row 0."""
+ASIDE = 1
+"""Column of these objects, on either side of where an agent starts."""
 EXAMPLE = (2, 9)
 """Column, on either side, and row of the object that is shown; it can't be reached."""
 MOVES = np.array([(0, 1), (0, -1), (-1, 0), (1, 0)])
@@ -143,13 +146,13 @@ class NonMatch:
         room = s["room"].copy()
         self._move(actions_B)
         rewards_B = np.zeros(self.num_envs, np.float32)
-        on_pad = (room == FIRST) & (s["y"] == PAD)
+        on_pad = (room == FIRST) & (s["y"] == END)
         rewards_B[on_pad] = self.rewards[0]
         s["room"][on_pad], s["wait"][on_pad] = BETWEEN, self.delay_now
         s["wait"][room == BETWEEN] -= 1
         enters = (s["room"] == BETWEEN) & (s["wait"] <= 0)
         s["room"][enters], s["x"][enters], s["y"][enters] = SECOND, 0, 0
-        took = (room == SECOND) & (s["y"] == TABLES) & (np.abs(s["x"]) == HALF)
+        took = (room == SECOND) & (s["y"] == END) & (np.abs(s["x"]) == ASIDE)
         wrong = took & (np.sign(s["x"]) == s["match_side"])
         rewards_B[took] = np.where(wrong, self.rewards[2], self.rewards[1])[took]
         s["right"][took & ~wrong] += 1
@@ -169,7 +172,7 @@ class NonMatch:
         s = self._state
         across, ahead = np.where(s["room"] == BETWEEN, 0, MOVES[actions_B].T)
         s["x"] = (s["x"] + across).clip(-HALF, HALF)
-        s["y"] = (s["y"] + ahead).clip(0, np.where(s["room"] == FIRST, PAD, TABLES))
+        s["y"] = (s["y"] + ahead).clip(0, END)
         shown = (s["room"] == FIRST) & (s["x"] == EXAMPLE[0] * s["example_side"]) & (s["y"] == EXAMPLE[1])
         s["x"][shown] -= MOVES[actions_B[shown], 0]
         s["y"][shown] -= MOVES[actions_B[shown], 1]
@@ -216,7 +219,7 @@ class NonMatch:
         shown = (s["room"] == FIRST) & ((s["trial"] == 0) | (not self.once))
         second, side = s["room"] == SECOND, s["match_side"]
         left, right = (np.where(side == which, s["match"], s["other"]) for which in (-1, 1))
-        column, row = np.full_like(side, HALF), np.full_like(side, TABLES)
+        column, row = np.full_like(side, ASIDE), np.full_like(side, END)
         return [
             (shown, EXAMPLE[0] * s["example_side"], np.full_like(row, EXAMPLE[1]), s["match"]),
             (second, -column, row, left),
@@ -233,13 +236,12 @@ class NonMatch:
         seen = np.zeros((self.num_envs, *self.observation_shape), np.float32)
         seen[np.arange(self.num_envs), s["room"]] = 1
         inside = s["room"] != BETWEEN
-        end = np.where(s["room"] == FIRST, PAD, TABLES)
-        seen[:, 3], seen[:, 4] = s["x"] / HALF * inside, (end - s["y"]) / PAD * inside
+        seen[:, 3], seen[:, 4] = s["x"] / HALF * inside, (END - s["y"]) / END * inside
         for i, (there, column, row, what) in enumerate(self._things()):
             rows, at = np.flatnonzero(there), 5 + i * (3 + self.objects)
             seen[rows, at] = 1
             seen[rows, at + 1] = (column - s["x"])[rows] / HALF
-            seen[rows, at + 2] = (row - s["y"])[rows] / PAD
+            seen[rows, at + 2] = (row - s["y"])[rows] / END
             seen[rows, at + 3 + what[rows]] = 1
         return seen
 
@@ -248,10 +250,9 @@ class NonMatch:
         s = self._state
         across = s["x"][:, None] + np.arange(-(VIEW // 2), VIEW // 2 + 1)
         ahead = s["y"][:, None] + np.arange(VIEW)[::-1]
-        end = np.where(s["room"] == FIRST, PAD, TABLES)[:, None]
-        inside = (np.abs(across) <= HALF)[:, None] & (ahead <= end)[:, :, None]
+        inside = (np.abs(across) <= HALF)[:, None] & (ahead <= END)[:, :, None]
         seen = np.where(inside, FLOOR, WALL)
-        pad = (s["room"] == FIRST)[:, None, None] & inside & (ahead == PAD)[:, :, None]
+        pad = (s["room"] == FIRST)[:, None, None] & inside & (ahead == END)[:, :, None]
         seen[pad] = PADS
         for there, column, row, what in self._things():
             here = (across == column[:, None])[:, None] & (ahead == row[:, None])[:, :, None]
@@ -262,10 +263,8 @@ class NonMatch:
     def best_actions(self) -> Array:
         """int64 [B]: what a perfect agent does, which knows what was shown."""
         s = self._state
-        column = np.where(s["room"] == SECOND, -HALF * s["match_side"], 0)
-        row = np.where(s["room"] == SECOND, TABLES, PAD)
-        aside = np.where(s["x"] > column, 2, 3)
-        return np.where(s["x"] != column, aside, np.where(s["y"] < row, 0, 1))
+        column = np.where(s["room"] == SECOND, -ASIDE * s["match_side"], 0)
+        return np.where(s["x"] == column, 0, np.where(s["x"] > column, 2, 3))
 
     def state(self) -> dict[str, Any]:
         """All that decides what comes: arrays by name, and the rest as JSON has it."""
@@ -293,10 +292,9 @@ class NonMatch:
             cell: side of a cell in pixels.
         """
         s = {name: x[row] for name, x in self._state.items()}
-        grid = np.full((PAD + 3, 2 * HALF + 3, 3), GREY, np.uint8)
+        grid = np.full((END + 3, 2 * HALF + 3, 3), GREY, np.uint8)
         if s["room"] != BETWEEN:
-            end = PAD if s["room"] == FIRST else TABLES
-            grid[PAD + 1 - end : PAD + 2, 1:-1] = WHITE
+            grid[1:-1, 1:-1] = WHITE
             if s["room"] == FIRST:
                 grid[1, 1:-1] = BLUE
         picture = grid.repeat(cell, axis=0).repeat(cell, axis=1)
@@ -343,5 +341,5 @@ def _paint(picture: Array, x: int, y: int, cell: int, look: tuple[tuple[int, int
         2: np.maximum(abs(down), abs(across)) <= 0.75,
         4: (abs(across) <= (down + 1) / 2) & (down <= 0.8),
     }[shape]
-    top, left = (PAD + 1 - y) * cell, (x + HALF + 1) * cell
+    top, left = (END + 1 - y) * cell, (x + HALF + 1) * cell
     picture[top : top + cell, left : left + cell][inside] = colour
