@@ -33,7 +33,7 @@ TASK = ("objects=6", f"delay={DELAY}", "redraw=true", "rewards=[1, 10, 0]", "cur
 EPISODES = 200
 """That are scored in the end, at the whole delay."""
 BASE = rl()
-SHAPE = replace(BASE.model, num_layers=1, segment=16, memory=16, compressed_memory=16)
+SHAPE = replace(BASE.model, segment=16, memory=16, compressed_memory=16)
 
 
 def arm(core: Any = "compressive", **model: Any) -> AgentConfig:
