@@ -9,19 +9,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.model import ModelConfig
 from compressive_transformer.rl import CompressiveCore, Core, LSTMCore, NoMemoryCore
 from tiny import TINY
 
 F, B = 5, 3
-SMALL = TINY | {"segment": 4, "memory": 4, "compressed_memory": 4}
+SMALL: dict[str, Any] = TINY | {"segment": 4, "memory": 4, "compressed_memory": 4}
+
+
+def small(settings: dict[str, Any]) -> CompressiveCore:
+    return CompressiveCore(F, ModelConfig(**SMALL | settings))
+
+
 CORES: dict[str, Any] = {
-    "compressive": lambda: CompressiveCore(F, **SMALL),
-    "rate does not divide": lambda: CompressiveCore(F, **SMALL | {"compression_rate": 3}),
-    "compressed only": lambda: CompressiveCore(F, **SMALL | {"memory": 0}),
-    "gated": lambda: CompressiveCore(F, **SMALL | {"gating": "gru"}),
-    "most-used": lambda: CompressiveCore(F, **SMALL | {"compressor": "most-used"}),
-    "true time": lambda: CompressiveCore(F, **SMALL | {"positions": "time", "norm": "post"}),
-    "Transformer-XL": lambda: CompressiveCore(F, **SMALL | {"compressed_memory": 0}),
+    "compressive": lambda: small({}),
+    "rate does not divide": lambda: small({"compression_rate": 3}),
+    "compressed only": lambda: small({"memory": 0}),
+    "gated": lambda: small({"gating": "gru"}),
+    "most-used": lambda: small({"compressor": "most-used"}),
+    "true time": lambda: small({"positions": "time", "norm": "post"}),
+    "Transformer-XL": lambda: small({"compressed_memory": 0}),
     "LSTM": lambda: LSTMCore(F, 16, 2),
     "no memory": lambda: NoMemoryCore(F, 16),
 }
@@ -177,7 +184,7 @@ def test_mistakes_take_one_line():
         (lambda: core.step(torch.zeros(B, F), state, torch.zeros(B)), "give bool"),
         (lambda: core.step(torch.zeros(2, F), state), "the state has 3 rows, the features 2"),
         (lambda: CompressiveCore(F, dropout=0.1), "acting and learning would not give the same"),
-        (lambda: CompressiveCore(F, **SMALL, faithful=True), "resets rows inside a window"),
+        (lambda: small({"faithful": True}), "resets rows inside a window"),
     ):
         with pytest.raises(UsageError, match=message):
             call()

@@ -149,7 +149,6 @@ def test_minigrid_with_a_view_of_three():
     envs = make_envs("MiniGrid-MemoryS7-v0", ["agent_view_size=3"], num_envs=2)
     assert envs.spaces.symbols
     assert envs.reset().shape == (2, 3, 3, 3)
-    for _ in range(5):
-        moment = envs.step(np.array([2, 0]))
-    assert moment.seen.dtype == np.uint8
+    moments = [envs.step(np.array([2, 0])) for _ in range(5)]
+    assert moments[-1].seen.dtype == np.uint8
     envs.close()

@@ -1,7 +1,7 @@
 """The task: its rules, its scale, and gymnasium's own checks."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -50,7 +50,7 @@ def choose(envs: NonMatch, *, right: bool) -> tuple[int, ...]:
 def score(policy: Any, episodes: int, **settings: Any) -> float:
     envs = NonMatch(episodes, **settings)
     envs.reset(seed=0)
-    total = np.zeros(episodes)
+    total, ended = np.zeros(episodes), np.zeros(episodes, bool)
     for _ in range(envs.length):
         _, rewards, ended, _ = envs.step(policy(envs))
         total += rewards
@@ -227,8 +227,8 @@ def test_gymnasium_accepts_it(settings: dict[str, Any]):
         check_env(env.unwrapped)
     env.reset(seed=0)
     for _ in range(END - 1):
-        picture = env.render()
         env.step(AHEAD)
+    picture: Any = env.render()
     assert isinstance(picture, np.ndarray)
     assert picture.dtype == np.uint8
     assert len(np.unique(picture)) > 3
@@ -255,7 +255,7 @@ def test_mistakes_take_one_line():
         ({"once": True, "redraw": True}, "use one"),
     ):
         with pytest.raises(UsageError, match=message):
-            NonMatch(**settings)
+            NonMatch(**cast("dict[str, Any]", settings))
     for actions in ([4], [0, 0], [-1]):
         with pytest.raises(UsageError, match="give 1 numbers from 0 to 3"):
             NonMatch().step(np.array(actions))

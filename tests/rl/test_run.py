@@ -15,7 +15,7 @@ from compressive_transformer.errors import Stopped
 from compressive_transformer.recipes import rl
 from compressive_transformer.rl import run as rl_run
 from compressive_transformer.rl.agent import Agent
-from compressive_transformer.rl.envs import make_envs
+from compressive_transformer.rl.envs import NonMatchEnvs, make_envs
 from compressive_transformer.rl.folder import load_agent
 from compressive_transformer.rl.score import evaluate_agent
 from compressive_transformer.train.log import read_metrics
@@ -122,13 +122,14 @@ def test_an_episode_is_drawn(core: str, tmp_path: Path):
 
 
 def test_recipes_can_be_built():
-    for size, score in (("small", 6), ("paper", 36)):
-        config = rl(size)
+    for config, objects in ((rl(), 6), (rl("paper"), 36)):
         spaces = make_envs(config.env, config.env_options).spaces
         with torch.device("meta"):
             agent = Agent(spaces, config.core, config.core_config())
         assert sum(p.numel() for p in agent.parameters()) > 100_000
-        assert make_envs(config.env, config.env_options).envs.objects == score
+        envs = make_envs(config.env, config.env_options)
+        assert isinstance(envs, NonMatchEnvs)
+        assert envs.envs.objects == objects
 
 
 def test_gymnasium_environments_are_trained_in(tmp_path: Path, capsys: Capture):

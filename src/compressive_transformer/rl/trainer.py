@@ -240,7 +240,7 @@ class AgentTrainer:
                 self.envs.load_state({"arrays": arrays, "facts": known.environment})
             self.actor.load(_below("actor.", other), known.position, same_episodes=same)
             self.order.set_state(other["order"])
-            self.episodes = [Episode(*(math.nan if x is None else x for x in e)) for e in known.waiting]
+            self.episodes = [Episode._make(math.nan if x is None else x for x in e) for e in known.waiting]
             self.losses = [Losses._make(x) for x in known.losses]
         except (KeyError, TypeError, RuntimeError) as error:
             raise UsageError(f"{folder} does not fit this version ({error}); train anew") from None
