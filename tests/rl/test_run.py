@@ -25,7 +25,16 @@ Capture = pytest.CaptureFixture[str]
 WINDOW = 4 * 10
 """Steps of an update: 4 environments, 10 steps."""
 SHAPE = [f"--model.{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-USUAL = ["--envs=4", "--window=10", "--env-options", "objects=4", "length=25", "delay=2", *SHAPE]
+USUAL = [
+    "--envs=4",
+    "--window=10",
+    "--learn.final-lr=1",
+    "--env-options",
+    "objects=4",
+    "length=25",
+    "delay=2",
+    *SHAPE,
+]
 
 
 def train(out: Path, windows: int, *arguments: str) -> None:

@@ -18,7 +18,7 @@ def rl(size: Size = "small") -> AgentConfig:
             compressed_memory=32,
             position_features=32,
         )
-        learn = LearnConfig(reward_scale=0.3)
+        learn = LearnConfig(reward_scale=0.3, final_lr=0.1, entropy=0.015)
         # A wrong choice costs nothing: where it costs 10, an agent that can't tell soon stops choosing.
         options = ("objects=6", "rewards=[1, 10, 0]")
         return AgentConfig(env_options=options, minutes=5, model=model, learn=learn)
