@@ -49,7 +49,7 @@ def main() -> None:
         return
     DOCUMENT.write_text(text, encoding="utf-8")
     FIGURES.mkdir(exist_ok=True)
-    for draw in (attention, compression_losses, by_distance, updates, speech):
+    for draw in (attention, compression_losses, by_distance, updates, speech, agents):
         draw()
 
 
@@ -169,6 +169,27 @@ def speech() -> None:
         row[1].set(xlabel="seconds")
     axes[0, 0].legend(fontsize="small")
     save(figure, "speech")
+
+
+def agents() -> None:
+    """Figure 5: returns of agents against steps and CPU-minutes, smoothed, one line a seed."""
+    if (found := load("rl")) is None:
+        return
+    from rl import ARMS
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
+    for number, name in enumerate(ARMS):
+        curves = [run["curve"] for run in found["runs"] if run["arm"] == name]
+        for seed, curve in enumerate(curves):
+            points = [point for point in curve if point[2] is not None]
+            returns = [mean([p[2] for p in points[max(i - 9, 0) : i + 1]]) for i in range(len(points))]
+            for axis, x in zip(axes, (0, 1), strict=True):
+                label = name if seed == 0 else None
+                axis.plot([p[x] for p in points], returns, color=f"C{number}", label=label, linewidth=1)
+    axes[0].set(xlabel="steps", ylabel="return of an episode, at the delay of then")
+    axes[1].set(xlabel="CPU-minutes")
+    axes[0].legend(fontsize="small")
+    save(figure, "agents")
 
 
 def save(figure: Any, name: str) -> None:

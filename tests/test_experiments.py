@@ -163,6 +163,27 @@ def test_answers_are_predicted_where_they_stand(script: Any):
     assert (inputs[targets >= 0] < recall.FILLER + recall.KEYS).all()
 
 
+def test_agents_are_compared_at_equal_slots_and_reach_by_their_rate(script: Any):
+    arms = script("rl").ARMS
+    reach = {name: costs(config.core_config()).temporal_range for name, config in arms.items()}
+    delay = script("rl").DELAY
+    names = [f"Compressive, rate {rate}" for rate in (1, 2, 4, 8)]
+    assert [reach[name] for name in names] == [32, 48, 80, 144]
+    assert reach["Transformer-XL"] == 32
+    assert reach[names[1]] < delay < reach[names[2]]
+    ours, theirs = (costs(arms[name].core_config()) for name in (names[2], "Transformer-XL"))
+    assert (ours.attention_per_token, ours.state_bytes) == (theirs.attention_per_token, theirs.state_bytes)
+
+
+def test_the_table_of_agents_tells_means_over_seeds(script: Any):
+    facts = {"arm": "LSTM", "minutes": 2.0, "parameters": 500_000, "success": 0.5}
+    runs = [
+        facts | {"mean_return": x, "curve": [[1000, 1.0, x, 0.5, delay, 0.0]]}
+        for x, delay in ((3, 6), (5, 12))
+    ]
+    assert "| LSTM | 4.0 | 3.0–5.0 | 50% | 9 | 2.0 | 0.50 M | 2 |" in script("rl").table(runs)
+
+
 def test_the_vocabulary_of_the_training_text_is_made_once(script: Any):
     memory = script("memory")
     corpus = corpus_of(b"a b a\n")

@@ -35,6 +35,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"compressor": "dilated", "dilations": (1, 3)},
     {"position_features": 4, "positions": "separate"},
     {"mlp_dim": 7},
+    {"gating": "gru"},
     {"final_norm": False, "norm": "post"},
     {"faithful": True},
 ]
@@ -66,7 +67,7 @@ def test_bytes_of_the_state(settings: dict[str, Any]):
     assert costs(config_of(settings)).state_bytes == unallocated(settings).init_memory(1).num_bytes()
 
 
-@pytest.mark.parametrize("settings", CONFIGS[-13:], ids=str)
+@pytest.mark.parametrize("settings", CONFIGS[-14:], ids=str)
 def test_attention_of_the_last_token_of_a_segment(settings: dict[str, Any]):
     """Counted as the keys with any weight, once memory is full."""
     model = CompressiveTransformer(config_of(settings)).eval()

@@ -36,6 +36,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     shown = ["train", "evaluate", "generate", "info", "report", "train", "prepare", "train"]
     shown += ["tokenizer", "train", "benchmark", "train", "evaluate"]
     shown += ["train", "evaluate", "generate", "train"]
+    shown += ["train", "evaluate"]
     assert [command[0] for command in commands] == shown
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
@@ -49,11 +50,12 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         archive.writestr("enwik8", text)
     monkeypatch.setattr(enwik8, "MD5", hashlib.md5(text).hexdigest())
     monkeypatch.setattr(enwik8, "BYTES", len(text))
-    small = ["--model.dim", "16", "--model.segment", "16", "--model.num-heads", "2", "--lanes", "2"]
+    shape = ["--model.dim", "16", "--model.segment", "16", "--model.num-heads", "2"]
     for command in commands:
         if command[0] == "train":
             steps = "6" if "--resume" in command else "3"
             at = next((i for i, word in enumerate(command) if word in ("--minutes", "--steps")), None)
+            small = [*shape, *(["--envs", "2"] if "rl" in command else ["--lanes", "2"])]
             command = [*command[:at], "--steps", steps, *([] if "--resume" in command else small)]
         main([word if word != "2000" else "20" for word in command])
     assert "runs/books" in capsys.readouterr().out
@@ -66,7 +68,7 @@ def test_documented_tests_exist():
     root = Path(__file__).parents[1]
     tests = "\n".join(path.read_text(encoding="utf-8") for path in root.glob("tests/**/*.py"))
     document = "".join(
-        (root / "docs" / name).read_text(encoding="utf-8") for name in ("reliability.md", "sound.md")
+        (root / "docs" / name).read_text(encoding="utf-8") for name in ("reliability.md", "rl.md", "sound.md")
     )
     for name in set(re.findall(r"\btest_\w+(?!\.py)\b(?!\.)", document)):
         assert f"def {name}(" in tests, name

@@ -321,10 +321,12 @@ ALONE: dict[str, dict[str, Any]] = {
     "most-used": {"compressor": "most-used", "unroll": 2},
     "Transformer-XL": {"compressed_memory": 0},
     "post-norm, small memory": {"norm": "post", "memory": 8},
+    "gated": {"gating": "gru"},
     "layers differ": {"memory": (32, 8, 0), "compressed_memory": (0, 16, 0), "compression_rate": 2},
     "bfloat16": {"precision": "bfloat16", "unroll": 2},
     "bfloat16, dilated": {"precision": "bfloat16", "compressor": "dilated"},
     "recomputed": {"recompute": True, "unroll": 2},
+    "recomputed, gated": {"recompute": True, "gating": "gru"},
     "recomputed, dilated": {"recompute": True, "compressor": "dilated"},
     "recomputed, auto-encoding": {"recompute": True, "compression_loss": "auto-encoding"},
 }

@@ -37,6 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "most-used": {"compressor": "most-used"},
     "dilated, true time": {"compressor": "dilated", "positions": "time"},
     "separate, post-norm": {"positions": "separate", "norm": "post", "final_norm": False},
+    "gated": {"gating": "gru"},
     "faithful": {"faithful": True, "positions": "separate"},
 }
 """Settings under which everything around the core must hold as well."""

@@ -81,7 +81,8 @@ def _layer_parameters(c: ModelConfig, compressed: bool) -> int:
     tables = 2 if compressed and c.positions == "separate" else 1
     attention = 4 * c.dim**2 + c.dim + c.dim + tables * (features * c.dim + c.dim)
     feed_forward = 2 * c.dim * hidden + hidden + c.dim
-    return attention + feed_forward + 4 * c.dim
+    gates = 2 * (6 * c.dim**2 + c.dim) if c.gating == "gru" else 0
+    return attention + feed_forward + gates + 4 * c.dim
 
 
 def _compressor_parameters(c: ModelConfig) -> int:

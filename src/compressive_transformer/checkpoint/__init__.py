@@ -1,6 +1,7 @@
 """Run folders: what a run is and its weights, and under ``state/`` all that exact resume needs."""
 
 from compressive_transformer.checkpoint.run import (
+    AGENT,
     CONFIG,
     REFERENCE,
     REFERENCE_FOLDER,
@@ -8,6 +9,7 @@ from compressive_transformer.checkpoint.run import (
     WEIGHTS,
     Run,
     check_shapes,
+    is_agent_run,
     load_run,
     model_config,
     read_config,
@@ -21,6 +23,7 @@ from compressive_transformer.checkpoint.store import STATE, Store
 from compressive_transformer.checkpoint.tensors import load_tensors, save_tensors, tensor_shapes
 
 __all__ = [
+    "AGENT",
     "CONFIG",
     "REFERENCE",
     "REFERENCE_FOLDER",
@@ -30,6 +33,7 @@ __all__ = [
     "Run",
     "Store",
     "check_shapes",
+    "is_agent_run",
     "load_run",
     "load_tensors",
     "model_config",

@@ -31,6 +31,8 @@ REFERENCE = "reference"
 """Name of the trained model that comes with the package."""
 REFERENCE_FOLDER = Path(__file__).parents[1] / REFERENCE
 """Where it lies."""
+AGENT = "agent"
+"""What ``config.json`` of an agent's run says that it is."""
 MODEL = "model."
 """Before the names of weights in a checkpoint."""
 
@@ -211,6 +213,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path / CONFIG} is broken ({reason}); restore it or train again") from None
+    if isinstance(config, dict) and config.get("kind") == AGENT:
+        raise UsageError(f"{path} is the run of an agent; use it with 'compressive evaluate' or --resume")
     kinds = {"format": int, "model": dict, "vocab_size": int, "tokenizer": str, "training": dict}
     given = config if isinstance(config, dict) else {}
     if lacks := sorted(name for name, kind in kinds.items() if type(given.get(name)) is not kind):
@@ -222,6 +226,15 @@ def read_config(path: Path) -> dict[str, Any]:
     if not 1 <= config["vocab_size"] < MAX_SIZE:
         raise UsageError(f"{path / CONFIG}: vocab_size {config['vocab_size']} is not allowed; restore it")
     return config
+
+
+def is_agent_run(path: str | Path) -> bool:
+    """Whether this is the run folder of an agent."""
+    try:
+        content = read_json(Path(path) / CONFIG)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == AGENT
 
 
 def model_config(path: Path, config: dict[str, Any]) -> ModelConfig:

@@ -19,6 +19,7 @@ usage: compressive VERB ... [--help]
 The Compressive Transformer: a language model that reads streams of any length at constant cost.
 
   train [RECIPE]      train on text:        compressive train --data books/ --out runs/mine --minutes 10
+                      or an agent:          compressive train rl --core compressive --out runs/agent
   evaluate RUN PATH   score other text:     compressive evaluate runs/mine novel.txt
   generate RUN        write text:           compressive generate runs/mine --prompt "It was" --length 500
   report RUN ...      draw and compare:     compressive report runs/mine runs/other

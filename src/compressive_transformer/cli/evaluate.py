@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from compressive_transformer.checkpoint import is_agent_run
+from compressive_transformer.cli import evaluate_rl
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.precision import Device, Precision
 from compressive_transformer.tasks.score import (
@@ -61,7 +63,10 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Scores files with a run."""
+    """Scores files with a run, or an agent in its environment."""
+    if any(is_agent_run(word) for word in arguments if not word.startswith("-")):
+        evaluate_rl.main(arguments)
+        return
     a = parse(Arguments, arguments, verb="evaluate")
     scored = score_files(
         a.run,

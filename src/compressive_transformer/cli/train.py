@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store
+from compressive_transformer.checkpoint import Store, is_agent_run
+from compressive_transformer.cli import train_rl
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
@@ -49,6 +50,11 @@ def main(arguments: Sequence[str]) -> None:
                 f"recipe {name!r} and --resume {run}: the run has its settings; leave out the recipe"
             )
     size, rest = _size(rest)
+    if name == "rl" or (run and is_agent_run(run)):
+        if run and size:
+            raise UsageError(f"--size {size} and --resume {run}: the run has its size; leave out --size")
+        train_rl.main(rest, size=size, resume=run)
+        return
     if run and size:
         raise UsageError(f"--size {size} and --resume {run}: the run has its size; leave out --size")
     default = saved_config(Path(run)) if run else get_recipe(name, size)
@@ -81,7 +87,8 @@ def _parse(name: str, arguments: Sequence[str], default: TrainConfig) -> Argumen
     settings |= dict.fromkeys(BUDGET)
     summary = (
         "Train a model of text or sound: compressive train [RECIPE] [flags], or train --resume RUN [flags]. "
-        f"Recipes: {', '.join(sorted(RECIPES))}. These are the settings of {name!r}. {RECIPES[name].__doc__}"
+        f"Recipes: {', '.join(sorted(RECIPES))}, and rl for agents. These are the settings of {name!r}. "
+        f"{RECIPES[name].__doc__}"
     )
     a = parse(Arguments, arguments, verb=f"train {name}", default=Arguments(**settings), description=summary)
     if "--data" in arguments and not a.data:

@@ -2,7 +2,7 @@
 
 from compressive_transformer.model.config import ModelConfig
 from compressive_transformer.model.core import CompressiveTransformer, Output
-from compressive_transformer.model.decode import Decoder
+from compressive_transformer.model.decode import Decoder, FeatureDecoder
 from compressive_transformer.model.language import LanguageModel
 
-__all__ = ["CompressiveTransformer", "Decoder", "LanguageModel", "ModelConfig", "Output"]
+__all__ = ["CompressiveTransformer", "Decoder", "FeatureDecoder", "LanguageModel", "ModelConfig", "Output"]

@@ -12,6 +12,7 @@ from compressive_transformer.nn.layer import LossName, NormPlacement
 
 CompressorName = Literal["conv", "dilated", "mean", "max", "most-used"]
 CoreName = Literal["compressive", "wavenet"]
+Gating = Literal["none", "gru"]
 SampleBits = Literal[0, 8, 16]
 
 
@@ -53,6 +54,8 @@ class ModelConfig:
     """Layer norm before each sub-layer, or after it as in the paper."""
     final_norm: bool = True
     """A last layer norm over the output (the authors have none)."""
+    gating: Gating = "none"
+    """gru: a gate joins each sub-layer to the stream, as in GTrXL, instead of a sum; it steadies agents."""
     activation: ActivationName = "relu2"
     """Activation of the feed-forward; relu2 is the square of relu."""
     qk_norm: bool = True
@@ -126,6 +129,7 @@ class ModelConfig:
             "positions": PositionScheme,
             "norm": NormPlacement,
             "activation": ActivationName,
+            "gating": Gating,
         }
         for name, literal in choices.items():
             value, allowed = getattr(self, name), get_args(literal)

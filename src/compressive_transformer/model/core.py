@@ -259,6 +259,7 @@ def _build_layer(c: ModelConfig, index: int) -> CompressiveLayer:
         loss=c.compression_loss,
         norm=c.norm,
         dropout=dropout,
+        gated=c.gating == "gru",
         mask_empty=not c.faithful,
     )
 

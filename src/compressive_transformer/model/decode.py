@@ -4,6 +4,8 @@ The model keeps its state in values that nobody changes, and makes new ones for 
 is nearly all the work. A ``Decoder`` has room for a whole segment, writes into it, and hands out a ``Memory``
 only at the segment's end, where the model itself shifts it.
 
+``FeatureDecoder`` does so with features, for agents; ``Decoder`` with tokens, for language.
+
 Shape legend: B batch, C compressed slots, M recent slots, N segment, S slots read, D model width, H heads,
 K head width, F position features.
 """
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from compressive_transformer import ops
-from compressive_transformer.memory import KeysValues, LayerMemory, Memory
+from compressive_transformer.memory import EMPTY, KeysValues, LayerMemory, Memory, drop
+from compressive_transformer.model.checks import check_resets
+from compressive_transformer.model.core import CompressiveTransformer
 from compressive_transformer.model.language import LanguageModel
 from compressive_transformer.nn.attention import places
 from compressive_transformer.nn.layer import CompressiveLayer
@@ -31,24 +35,60 @@ class Decoder:
         memory: where to go on from.
     """
 
-    @torch.no_grad()
     def __init__(self, model: LanguageModel, memory: Memory):
-        self.model = model
-        self.layers = [_Layer(*both) for both in zip(model.core.layers, memory.layers, strict=True)]
-        self._load(memory)
+        self.model, self.features = model, FeatureDecoder(model.core, memory)
 
     @torch.no_grad()
     def read(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] of what follows these int64 tokens."""
+        return self.model.head(self.features.read(self.model.embedding(tokens_B)))
+
+    @property
+    def memory(self) -> Memory:
+        """The state now, with keys and values; the next ``read`` may change it."""
+        return self.features.memory
+
+
+class FeatureDecoder:
+    """Reads the features of one moment of each row at a time, in evaluation mode and without gradients.
+
+    Args:
+        core: its weights must not change while it is read with.
+        memory: where to go on from.
+    """
+
+    @torch.no_grad()
+    def __init__(self, core: CompressiveTransformer, memory: Memory):
+        self.core = core
+        self.layers = [_Layer(*both) for both in zip(core.layers, memory.layers, strict=True)]
+        self._load(memory)
+
+    @torch.no_grad()
+    def read(self, inputs_BF: Tensor, resets_B: Tensor | None = None) -> Tensor:
+        """Features [B, D] of these inputs, as the core's of [B, 1, F].
+
+        Args:
+            inputs_BF: as wide as the core takes them.
+            resets_B: bool, True for the rows of which a document begins here.
+
+        Raises:
+            UsageError: the resets are no bools, or the model can't honour them.
+        """
+        check_resets(resets_B, inputs_BF.shape[:1], self.core.config.faithful)
+        if resets_B is not None and not resets_B.any():
+            resets_B = None
         if self.fill + 1 == self.start.segment or any(m.usage is not None for m in self.start.layers):
-            output = self.model(tokens_B[:, None], self.memory)
+            resets = None if resets_B is None else resets_B[:, None]
+            output = self.core(inputs_BF[:, None], self.memory, resets)
             self._load(output.memory)
-            return output.logits[:, 0]
-        hidden = self.model.embedding(tokens_B)
+            return output.features[:, 0]
+        if resets_B is not None:
+            self._reset(resets_B)
+        hidden = inputs_BF if self.core.input is None else self.core.input(inputs_BF)
         for layer in self.layers:
             hidden = layer.read(hidden, self.fill)
         self.fill += 1
-        return self.model.head(self.model.core.final_norm(hidden))
+        return self.core.final_norm(hidden)
 
     @property
     def memory(self) -> Memory:
@@ -59,11 +99,17 @@ class Decoder:
         return self.start._replace(layers=layers, position=position, cache=cache)
 
     def _load(self, memory: Memory) -> None:
-        self.start = memory if memory.cache else self.model.core.with_cache(memory)
+        self.start = memory if memory.cache else self.core.with_cache(memory)
         self.fill = memory.fill
         assert self.start.cache is not None
         for layer, kept, cache in zip(self.layers, self.start.layers, self.start.cache, strict=True):
             layer.load(kept, cache, memory.document)
+
+    def _reset(self, rows_B: Tensor) -> None:
+        """Some rows begin their next document."""
+        self.start = self.start._replace(document=self.start.document + rows_B)
+        for layer in self.layers:
+            layer.reset(rows_B, self.start.document, self.fill)
 
 
 class _Table(NamedTuple):
@@ -101,6 +147,20 @@ class _Layer:
         unseen[..., filled:] = False  # they will be of the row's document
         bias = torch.zeros_like(unseen, dtype=self.keys.dtype).masked_fill_(unseen, -torch.inf)
         self.bias_B1S = bias if unseen.any() else None
+
+    def reset(self, rows_B: Tensor, document_B: Tensor, fill: int) -> None:
+        """Empties what some rows hold before the ``fill`` rows of the window are over."""
+        self.start = drop(self.start, rows_B[:, None].expand_as(self.start.document))
+        self.row = document_B
+        self.window[rows_B], self.document[rows_B] = 0, EMPTY
+        unseen_B1S = rows_B[:, None, None] & self._filled(fill)
+        if self.bias_B1S is None:
+            self.bias_B1S = torch.zeros_like(unseen_B1S, dtype=self.keys.dtype)
+        self.bias_B1S = self.bias_B1S.masked_fill(unseen_B1S, -torch.inf)
+
+    def _filled(self, fill: int) -> Tensor:
+        """bool [S], True for the slots before the present place."""
+        return torch.arange(self.keys.shape[2], device=self.keys.device) < self.before + fill
 
     def read(self, hidden_BD: Tensor, fill: int) -> Tensor:
         """The layer's output [B, D] for one token of each row."""

@@ -24,6 +24,7 @@ from compressive_transformer.nn.attention import Places, RelativeAttention, plac
 from compressive_transformer.nn.compression import Compressor
 from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
+from compressive_transformer.nn.gate import Gate
 
 NormPlacement = Literal["pre", "post"]
 LossName = Literal["attention", "auto-encoding", "none"]
@@ -90,6 +91,7 @@ class CompressiveLayer(nn.Module):
             time over several segments.
         norm: ``pre`` (as the authors' code: memory holds normed activations) or ``post`` (as the paper).
         dropout: on each sub-layer's output.
+        gated: join each sub-layer's output to the stream by a ``Gate`` instead of a sum.
         mask_empty: hide empty slots; the authors attend to their zeros.
     """
 
@@ -103,6 +105,7 @@ class CompressiveLayer(nn.Module):
         loss: LossName = "attention",
         norm: NormPlacement = "pre",
         dropout: Dropout | None = None,
+        gated: bool = False,
         mask_empty: bool = True,
     ):
         super().__init__()
@@ -113,6 +116,7 @@ class CompressiveLayer(nn.Module):
         self.loss: LossName = loss if learns else "none"
         self.auto_encoding = AutoEncoding(dim, self.rate) if self.loss == "auto-encoding" else None
         self.dropout = dropout or Dropout(0.0)
+        self.attention_gate, self.feed_forward_gate = (Gate(dim) if gated else None for _ in range(2))
         self.pre_norm, self.mask_empty = norm == "pre", mask_empty
 
     @property
@@ -220,11 +224,11 @@ class CompressiveLayer(nn.Module):
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """The output, when all has been attended to."""
-        hidden = hidden + self.dropout(attended)
+        hidden = _join(hidden, self.dropout(attended), self.attention_gate)
         if not self.pre_norm:
             hidden = self.attention_norm(hidden)
         y = self.feed_forward_norm(hidden) if self.pre_norm else hidden
-        hidden = hidden + self.dropout(self.feed_forward(y))
+        hidden = _join(hidden, self.dropout(self.feed_forward(y)), self.feed_forward_gate)
         return hidden if self.pre_norm else self.feed_forward_norm(hidden)
 
     def matrices(self) -> list[nn.Parameter]:
@@ -332,6 +336,11 @@ class CompressiveLayer(nn.Module):
             return torch.cat([compressed, pad, x[:, :, start:]], dim=2)
 
         return KeysValues(move(cache.keys, made[0]), move(cache.values, made[1]))
+
+
+def _join(hidden: Tensor, made: Tensor, gate: Gate | None) -> Tensor:
+    """The stream after a sub-layer."""
+    return hidden + made if gate is None else gate(hidden, made)
 
 
 def _fit(x: Tensor, size: int, fill: float = 0, right: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ from typing import get_args
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes.paper import Size, enwik8, pg19, wikitext103
+from compressive_transformer.recipes.rl import rl
 from compressive_transformer.recipes.speech import speech, wavenet
 from compressive_transformer.recipes.tiny import tiny
 from compressive_transformer.recipes.tiny_paper import tiny_paper
@@ -59,6 +60,7 @@ __all__ = [
     "enwik8",
     "get_recipe",
     "pg19",
+    "rl",
     "speech",
     "tiny",
     "tiny_paper",

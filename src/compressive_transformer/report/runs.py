@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressive_transformer.checkpoint import read_config, run_folder, run_tokenizer
+from compressive_transformer.checkpoint import is_agent_run, read_config, run_folder, run_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import key_of, measure_of
 from compressive_transformer.train.log import read_metrics
@@ -81,6 +81,11 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def _read_run(path: Path) -> Run:
+    if is_agent_run(path):
+        raise UsageError(
+            f"{path} is the run of an agent, of which there is no report; its curves are in metrics.jsonl, "
+            "and 'compressive evaluate' scores it"
+        )
     records = read_metrics(path)
     try:
         unit = run_tokenizer(path, read_config(path)).unit

@@ -54,6 +54,9 @@ def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
     other += S * D if half else 0  # cast once for the keys and once for the values
     flops = 2 * D * D * (2 * N + 2 * S) + 4 * N * D * hidden
     flops += 2 * N * (tables * D * F + S * (D + H * F) + S * D)
+    if c.gating == "gru":  # of each gate four nonlinearities, and what U_h is applied to
+        other += 2 * 5 * N * D
+        flops += 2 * 2 * N * 6 * D * D
     compressed = _compression(c, M, N, H) if C else _Compression(0, 0, 0, 0, 0)
     weights = 2 * D * D if C and _learns_by(c) == "attention" and half else 0
     return LayerCosts(
@@ -63,8 +66,9 @@ def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
         fixed=tables * N * F + weights,
         flops=flops,
         auxiliary_flops=compressed.flops,
-        # What recomputing needs last is the input of the feed-forward's second map, so that is not applied.
-        again=flops + compressed.again - 2 * N * D * hidden,
+        # What recomputing needs last is the input of the feed-forward's second map, so that is not applied;
+        # a gate needs its output.
+        again=flops + compressed.again - (0 if c.gating == "gru" else 2 * N * D * hidden),
     )
 
 

@@ -164,11 +164,14 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         """Shows a training record."""
-        text = describe(progress, self.unit)
-        self.bar.update(self.task, completed=progress.done, description=text)
-        if not self.console.is_terminal and (progress.done >= self._next or progress.done == 1):
-            self.say(f"{progress.done:4.0%}  {text}")
-            self._next = progress.done + self.every
+        self.advance(progress.done, describe(progress, self.unit))
+
+    def advance(self, done: float, text: str) -> None:
+        """Shows how much of the budget is spent, 0 to 1, and how it goes."""
+        self.bar.update(self.task, completed=done, description=text)
+        if not self.console.is_terminal and (done >= self._next or done == 1):
+            self.say(f"{done:4.0%}  {text}")
+            self._next = done + self.every
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compressive_transformer.model import LanguageModel
 from compressive_transformer.train.config import OptimizerConfig
 from compressive_transformer.train.muon import Muon
 from compressive_transformer.train.sharded import whole
@@ -19,7 +19,7 @@ class Optimizer:
     Compressors and decoders stay on AdamW: their kernels are convolutions, and their objective is another.
     """
 
-    def __init__(self, model: LanguageModel, config: OptimizerConfig):
+    def __init__(self, model: nn.Module, config: OptimizerConfig):
         self.config = config
         self.main, self.compression = split_objectives(model)
         matrices = layer_matrices(model) if config.name == "muon" else []
@@ -85,7 +85,7 @@ class Optimizer:
         return self.state()
 
 
-def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_objectives(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The weights that learn from the main loss, and those of compressors and decoders.
 
     Without an auxiliary loss (training over several segments) the compressors learn from the main loss too;
@@ -97,7 +97,7 @@ def split_objectives(model: LanguageModel) -> tuple[list[nn.Parameter], list[nn.
     return main, compression
 
 
-def layer_matrices(model: LanguageModel) -> list[nn.Parameter]:
+def layer_matrices(model: Any) -> list[nn.Parameter]:
     """Weights of the linear maps inside the layers, those of compressors not among them."""
     return [p for layer in model.core.layers for p in layer.matrices()]
 

@@ -1,0 +1,127 @@
+"""The paper's Figure 5 in small: how the compression rate decides what an agent can remember.
+
+    python experiments/rl.py --seeds 0 1 2
+    python experiments/rl.py --table
+
+NonMatch with 60 blank steps between the rooms, another object in each trial, and nothing lost by a wrong
+choice; a curriculum lengthens the delay from 0. The Transformers have one layer and 32 slots of memory behind
+a window of 16 steps, so each reaches back as far as its rate lets it: 32, 48, 80 and 144 steps at rates 1, 2,
+4 and 8, and 32 with Transformer-XL. Who remembers nothing is right every other time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lab import Runs, by_arm, continued, markdown, mean, parse, shown, write
+
+from compressive_transformer.recipes import rl
+from compressive_transformer.rl.config import AgentConfig
+from compressive_transformer.rl.folder import AgentRun, make_agent
+from compressive_transformer.rl.run import environments
+from compressive_transformer.rl.score import evaluate_agent
+from compressive_transformer.rl.trainer import AgentProgress, AgentTrainer
+
+DELAY = 60
+TASK = ("objects=6", f"delay={DELAY}", "redraw=true", "rewards=[1, 10, 0]", "curriculum=true")
+EPISODES = 200
+"""That are scored in the end, at the whole delay."""
+BASE = rl()
+SHAPE = replace(BASE.model, segment=16, memory=16, compressed_memory=16)
+
+
+def arm(core: Any = "compressive", **model: Any) -> AgentConfig:
+    """The recipe on this task, with another core."""
+    learn = replace(BASE.learn, discount=0.995)
+    return replace(
+        BASE, minutes=None, env_options=TASK, core=core, model=replace(SHAPE, **model), learn=learn
+    )
+
+
+ARMS = {
+    **{f"Compressive, rate {rate}": arm(compression_rate=rate) for rate in (1, 2, 4, 8)},
+    "Transformer-XL": arm("transformer-xl"),
+    "LSTM": arm("lstm", dim=256),
+    "no memory": arm("none"),
+}
+
+
+def main() -> None:
+    """Trains and records what is missing, or prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
+    parser.add_argument("--steps", type=int, default=2_000_000, help="of each run (default: 2,000,000)")
+    a = parse(parser, __file__, seeds=(0, 1, 2))
+    if not a.table:
+        record(a)
+    print(shown(a.out, table))
+
+
+def record(a: argparse.Namespace) -> None:
+    """The runs that are missing, arms side by side for each seed."""
+    found = continued(a.out, {"task": list(TASK), "steps": a.steps})
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    for seed in a.seeds:
+        for name in (name for name in a.arms if (name, seed) not in done):
+            facts = trained(replace(ARMS[name], steps=a.steps, seed=seed))
+            print(f"{name}, seed {seed}: return {facts['mean_return']:.2f}", flush=True)
+            found["runs"].append({"arm": name, "seed": seed} | facts)
+            write(a.out, found, a.threads)
+
+
+def trained(config: AgentConfig) -> dict[str, Any]:
+    """How a run went: its curve, and the score in the end.
+
+    A point of the curve is steps, CPU-minutes, return, share of right choices, delay, auxiliary loss.
+    """
+    torch.manual_seed(config.seed)
+    envs = environments(config)
+    agent = make_agent(config, envs.spaces)
+    begun, curve = time.process_time(), []
+
+    def keep(p: AgentProgress) -> None:
+        minutes = (time.process_time() - begun) / 60
+        told = (p.step, minutes, p.episode_return, p.success, p.delay or 0, p.losses["compression"])
+        curve.append([round(x, 4) if math.isfinite(x) else None for x in told])
+
+    AgentTrainer(agent, envs, config, on_record=keep).run()
+    minutes = (time.process_time() - begun) / 60
+    score = evaluate_agent(AgentRun(path=Path(), agent=agent, config=config), episodes=EPISODES)
+    parameters = sum(p.numel() for p in agent.parameters())
+    return {"curve": curve, "minutes": minutes, "parameters": parameters} | asdict(score)
+
+
+def table(runs: Runs) -> str:
+    """A row for each arm."""
+    returns, success = by_arm(runs, "mean_return"), by_arm(runs, "success")
+    minutes, parameters = by_arm(runs, "minutes"), by_arm(runs, "parameters")
+    rows = []
+    for name in (name for name in ARMS if name in returns):
+        delays = [run["curve"][-1][4] for run in runs if run["arm"] == name]
+        tried = [x for x in success[name] if x is not None]
+        rows.append(
+            [
+                name,
+                f"{mean(returns[name]):.1f}",
+                f"{min(returns[name]):.1f}–{max(returns[name]):.1f}",
+                f"{mean(tried):.0%}" if tried else "–",
+                f"{mean(delays):.0f}",
+                f"{mean(minutes[name]):.1f}",
+                f"{parameters[name][0] / 1e6:.2f} M",
+                str(len(returns[name])),
+            ]
+        )
+    header = ["", "return", "range", "right choices", "delay reached", "CPU-minutes", "parameters", "seeds"]
+    return markdown(header, rows)
+
+
+if __name__ == "__main__":
+    main()

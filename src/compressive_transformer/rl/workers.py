@@ -1,0 +1,341 @@
+"""Gymnasium's environments, in this process or shared out among several.
+
+A process that dies is started once more: the episodes of its environments end there, and it is named. What an
+environment gives is looked at before an agent gets it.
+
+Shape legend: B environments of a process or of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressive_transformer.errors import UsageError
+from compressive_transformer.rl.envs import EXTRA, Moment, Spaces
+
+Array = NDArray[Any]
+LIMIT = 1e30
+"""Of actions that have none: JSON has no infinity."""
+LARGE_PRIME = 100_003
+"""By which the seeds of a process that was started again differ."""
+
+
+class GymEnvs:
+    """B gymnasium environments. An episode succeeds if ``is_success`` or ``success`` says so at its end, or
+    else if its rewards add up to more than 0.
+
+    Args:
+        name: as ``gymnasium.make`` takes it; ``MODULE:NAME`` imports a module first.
+        settings: of the environment.
+        num_envs: B.
+        workers: processes; 0 runs all in this one.
+        seed: that of the first environment; each next one has the next.
+    """
+
+    def __init__(
+        self, name: str, settings: dict[str, Any], *, num_envs: int, workers: int = 0, seed: int = 0
+    ):
+        self.name, self.num_envs = name, num_envs
+        shares = np.array_split(np.arange(num_envs), max(workers, 1))
+        make = _Remote if workers else _Group
+        # One here first: what is wrong with an environment is told before any process is started.
+        first = _Group(name, settings, [seed], [0])
+        first.close()
+        self.spaces = first.spaces
+        self.groups = [
+            make(name, settings, [seed + int(i) for i in share], [int(i) for i in share]) for share in shares
+        ]
+
+    def reset(self) -> Array:
+        return np.concatenate(self._all("reset", [()] * len(self.groups)))
+
+    def step(self, actions: Array) -> Moment:
+        sizes = np.cumsum([len(group.rows) for group in self.groups])[:-1]
+        moments = self._all("step", [(part,) for part in np.split(np.asarray(actions), sizes)])
+        return Moment(*(np.concatenate(parts) for parts in zip(*moments, strict=True)))
+
+    def state(self) -> None:
+        """Gymnasium has no way to save an environment."""
+        return None
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        raise UsageError(f"{self.name} can't be put back to where it was; its episodes begin anew")
+
+    def render(self) -> Any:
+        """A picture of the first, where all run in this process and ``render_mode`` is ``rgb_array``."""
+        group = self.groups[0]
+        assert isinstance(group, _Group)
+        return group.envs[0].render()
+
+    def close(self) -> None:
+        for group in self.groups:
+            group.close()
+
+    def _all(self, what: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """Asks all groups first, then waits for each."""
+        for group, given in zip(self.groups, arguments, strict=True):
+            group.ask(what, *given)
+        return [group.answer() for group in self.groups]
+
+
+class _Group:
+    """Environments one after the other, in this process.
+
+    Args:
+        name, settings: as for ``GymEnvs``.
+        seeds: of the environments.
+        rows: their numbers among all.
+    """
+
+    def __init__(self, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]):
+        self.name, self.rows, self.seeds = name, rows, seeds
+        self.envs = [_make(name, settings) for _ in rows]
+        self.spaces, self.read = spaces_of(name, self.envs[0])
+        self.returns = np.zeros(len(rows))
+        self._answer: Any = None
+
+    def reset(self) -> Array:
+        """Begins all episodes, by the seeds."""
+        self.returns[:] = 0
+        seen = [env.reset(seed=seed)[0] for env, seed in zip(self.envs, self.seeds, strict=True)]
+        return np.stack([self._seen(x, row) for x, row in zip(seen, self.rows, strict=True)])
+
+    def step(self, actions: Array) -> Moment:
+        """One step of each."""
+        steps = (self._step(i, action) for i, action in enumerate(actions))
+        return Moment(*(np.stack(parts) for parts in zip(*steps, strict=True)))
+
+    def _step(self, i: int, action: Any) -> tuple[Any, ...]:
+        env, row = self.envs[i], self.rows[i]
+        space = env.action_space
+        given = action + getattr(space, "start", 0) if self.spaces.discrete else _within(space, action)
+        seen, reward, terminated, truncated, info = env.step(given)
+        if not np.isfinite(reward):
+            raise UsageError(f"environment {row} of {self.name} gave the reward {reward}; mend it")
+        self.returns[i] += reward
+        ended, success = bool(terminated or truncated), np.nan
+        if ended:
+            success = float(info.get("is_success", info.get("success", self.returns[i] > 0)))
+            self.returns[i] = 0
+            seen, _ = env.reset()
+        return self._seen(seen, row), np.float32(reward), np.bool_(ended), np.float32(success)
+
+    def _seen(self, seen: Any, row: int) -> Array:
+        x = self.read(seen)
+        if x.shape != self.spaces.observation_shape:
+            raise UsageError(
+                f"environment {row} of {self.name} gave an observation of shape {x.shape}, its space says "
+                f"{self.spaces.observation_shape}; mend it"
+            )
+        if not self.spaces.symbols and not np.isfinite(x).all():
+            raise UsageError(
+                f"environment {row} of {self.name} gave an observation that is no number; mend it"
+            )
+        return x
+
+    def ask(self, what: str, *arguments: Any) -> None:
+        """Does it at once."""
+        self._answer = getattr(self, what)(*arguments)
+
+    def answer(self) -> Any:
+        """What was asked for."""
+        return self._answer
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for env in self.envs:
+            env.close()
+
+
+class _Remote:
+    """A group in a process of its own.
+
+    Args:
+        name, settings, seeds, rows: as for ``_Group``.
+    """
+
+    def __init__(self, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]):
+        self.name, self.settings, self.seeds, self.rows = name, settings, seeds, rows
+        self.restarted = False
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads, and hang
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, self.name, self.settings, self.seeds, self.rows)
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # or its death would go unnoticed
+        self.asked = ""
+
+    @property
+    def who(self) -> str:
+        """The process and its environments."""
+        return (
+            f"process {self.process.pid} with environments {self.rows[0]} to {self.rows[-1]} of {self.name}"
+        )
+
+    def ask(self, what: str, *arguments: Any) -> None:
+        """Sends what is to be done."""
+        self.asked = what
+        with contextlib.suppress(OSError):  # it died: ``answer`` will see
+            self.pipe.send((what, *arguments))
+
+    def answer(self) -> Any:
+        """Waits for what was asked for.
+
+        Raises:
+            UsageError: an environment refused, or the process died for the second time.
+        """
+        try:
+            kind, value = self.pipe.recv()
+        except (EOFError, OSError):
+            return self._again()
+        if kind == "error":
+            raise UsageError(value)
+        return value
+
+    def _again(self) -> Any:
+        """Starts a process that died once more, at the beginning of other episodes."""
+        self.process.join()
+        if self.restarted:
+            raise UsageError(
+                f"{self.who} died again (exit code {self.process.exitcode}); mend the environment, or run it "
+                "with fewer workers if memory is short"
+            )
+        warnings.warn(
+            f"{self.who} died (exit code {self.process.exitcode}) and was started again; its episodes ended",
+            stacklevel=4,
+        )
+        asked, self.restarted = self.asked, True
+        self.seeds = [seed + LARGE_PRIME for seed in self.seeds]
+        self._start()
+        self.ask("reset")
+        seen = self.answer()
+        n = len(self.rows)
+        if asked == "reset":
+            return seen
+        return Moment(seen, np.zeros(n, np.float32), np.ones(n, bool), np.full(n, np.nan, np.float32))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.pipe.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.terminate()
+
+
+def _serve(pipe: Connection, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]) -> None:
+    """What a process does until its pipe is closed."""
+    try:
+        group = _Group(name, settings, seeds, rows)
+        while True:
+            what, *arguments = pipe.recv()
+            try:
+                pipe.send(("done", getattr(group, what)(*arguments)))
+            except UsageError as error:
+                pipe.send(("error", str(error)))
+            except Exception as error:  # of an environment that we don't know
+                reason = f"{type(error).__name__}: {error}"
+                pipe.send(("error", f"an environment of {name} failed ({reason}); mend it"))
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        return
+
+
+def _make(name: str, settings: dict[str, Any]) -> Any:
+    """One environment.
+
+    Raises:
+        UsageError: gymnasium is missing, or has no such environment, or the settings are others.
+    """
+    try:
+        import gymnasium
+    except ModuleNotFoundError:
+        raise UsageError(f"environment {name!r} needs gymnasium: {EXTRA}") from None
+    try:
+        return gymnasium.make(name, disable_env_checker=True, **settings)  # we look ourselves
+    except gymnasium.error.Error as error:
+        near = difflib.get_close_matches(name, ["NonMatch-v0", *gymnasium.registry], 1)
+        hint = f"did you mean {near[0]!r}?" if near else "install the package that has it, or use MODULE:NAME"
+        raise UsageError(f"environment {name!r} can't be made ({_line(error)}); {hint}") from None
+    except (TypeError, ModuleNotFoundError) as error:
+        raise UsageError(f"environment {name!r} can't be made ({_line(error)}); see its options") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _within(space: Any, action: Array) -> Array:
+    return np.clip(action, space.low.ravel(), space.high.ravel()).reshape(space.shape).astype(space.dtype)
+
+
+def spaces_of(name: str, env: Any) -> tuple[Spaces, Callable[[Any], Array]]:
+    """What an agent sees and does in a gymnasium environment, and how to read its observations.
+
+    Raises:
+        UsageError: the spaces are others than Box, Discrete, or Dict with an image.
+    """
+    from gymnasium import spaces
+
+    space, part = env.observation_space, None
+    if isinstance(space, spaces.Dict) and "image" in space.spaces:
+        space, part = space["image"], "image"  # MiniGrid's mission and direction are left out
+    if isinstance(space, spaces.Discrete):
+        shape, symbols = (int(space.n),), False
+        read = _OneHot(int(space.n), int(space.start))
+    elif isinstance(space, spaces.Box):
+        symbols = space.dtype == np.uint8 and len(space.shape) == 3
+        shape = tuple(space.shape) if symbols else (int(np.prod(space.shape)),)
+        read = _Part(part, symbols, space.shape)
+    else:
+        raise UsageError(
+            f"observations of {name} are {_line_of(space)}; give an environment with Box, Discrete, or a "
+            "Dict with 'image', by a wrapper of gymnasium if need be"
+        )
+    action = env.action_space
+    if isinstance(action, spaces.Discrete):
+        return Spaces(observation_shape=shape, symbols=symbols, num_actions=int(action.n)), read
+    if isinstance(action, spaces.Box):
+        low, high = (tuple(map(float, np.clip(x, -LIMIT, LIMIT).ravel())) for x in (action.low, action.high))
+        return Spaces(observation_shape=shape, symbols=symbols, low=low, high=high), read
+    raise UsageError(
+        f"actions of {name} are {_line_of(action)}; give an environment with Discrete or Box, by a wrapper "
+        "of gymnasium if need be"
+    )
+
+
+def _line_of(space: Any) -> str:
+    return " ".join(str(space).split())[:100]
+
+
+class _OneHot:
+    """A number as a vector with a single 1."""
+
+    def __init__(self, size: int, start: int):
+        self.size, self.start = size, start
+
+    def __call__(self, seen: Any) -> Array:
+        return (np.arange(self.size) == seen - self.start).astype(np.float32)
+
+
+class _Part:
+    """Symbols as they are, all else as one float32 vector."""
+
+    def __init__(self, part: str | None, symbols: bool, shape: tuple[int, ...]):
+        self.part, self.symbols, self.shape = part, symbols, shape
+
+    def __call__(self, seen: Any) -> Array:
+        x = np.asarray(seen if self.part is None else seen[self.part])
+        if self.symbols or x.shape != self.shape:
+            return x
+        return x.astype(np.float32).ravel()
