@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lab import Runs, by_arm, continued, markdown, mean, parse, shown, write
+from lab import Record, Runs, by_arm, markdown, mean, parse, shown
 
 from compressive_transformer.recipes import rl
 from compressive_transformer.rl.config import AgentConfig
@@ -67,14 +67,12 @@ def main() -> None:
 
 def record(a: argparse.Namespace) -> None:
     """The runs that are missing, arms side by side for each seed."""
-    found = continued(a.out, {"task": list(TASK), "steps": a.steps})
-    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    made = Record(a, {"task": list(TASK), "steps": a.steps})
     for seed in a.seeds:
-        for name in (name for name in a.arms if (name, seed) not in done):
+        for name in (name for name in a.arms if not made.has(arm=name, seed=seed)):
             facts = trained(replace(ARMS[name], steps=a.steps, seed=seed))
             print(f"{name}, seed {seed}: return {facts['mean_return']:.2f}", flush=True)
-            found["runs"].append({"arm": name, "seed": seed} | facts)
-            write(a.out, found, a.threads)
+            made.add({"arm": name, "seed": seed} | facts)
 
 
 def trained(config: AgentConfig) -> dict[str, Any]:

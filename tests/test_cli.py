@@ -184,7 +184,7 @@ def test_several_memories_are_tried_in_turn(capsys: Capture, monkeypatch: pytest
     assert len(set(bits)) == 3
     feed(monkeypatch, SENTENCE * 9)
     table = answer(capsys, "evaluate", str(run), "-", *flags).splitlines()
-    assert [line.split()[:2] for line in table[1:]] == [
+    assert [line.split()[:3:2] for line in table[1:]] == [
         [str(slots), f"{b:.4f}"] for slots, b in zip((0, 8, 32), bits, strict=True)
     ]
 
@@ -373,7 +373,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown flag of evaluate": ("evaluate {run} text.txt --colour", "--colour"),
     "unknown flag of generate": ("generate {run} --colour", "--colour"),
     "unknown flag of info": ("info {run} --colour", "--colour"),
-    "no run": ("generate", "Run folder"),
+    "no run": ("info", "Run folder"),
     "missing data": ("train --data no.txt --out new", "no.txt"),
     "empty data": ("train --data empty.txt --out new", "empty.txt is empty"),
     "data of one byte": ("train --data one.txt --out new", "too short"),

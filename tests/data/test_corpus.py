@@ -111,7 +111,7 @@ def test_what_is_no_token_is_not_decoded(ids: list[int]):
 
 
 def test_an_unknown_tokenizer():
-    with pytest.raises(UsageError, match=r"^unknown tokenizer 'byte': use bytes, or a file"):
+    with pytest.raises(UsageError, match=r"^unknown tokenizer 'byte': use bytes, a file"):
         get_tokenizer("byte")
 
 

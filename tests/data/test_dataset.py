@@ -218,7 +218,7 @@ def test_a_dataset_in_the_wrong_place(text: Path, tmp_path: Path):
     out = tmp_path / "out"
     prepare_dataset(text, out, BYTES)
     cases: dict[str, Callable[[], object]] = {
-        "out has tokens of the tokenizer 'bytes', not of 'other': prepare": lambda: prepare(out, Other()),
+        "out has tokens of the tokenizer 'bytes', not of 'other': give": lambda: prepare(out, Other()),
         "was prepared with separator None, not '-': leave": lambda: prepare(out, BYTES, separator="-"),
         "out can't be joined with other text: give it alone$": lambda: prepare([text, out], BYTES),
         "is a dataset of tokens: give the text": lambda: read_documents(out),

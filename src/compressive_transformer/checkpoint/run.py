@@ -50,7 +50,7 @@ class Run:
 
 def save_config(path: Path, model: LanguageModel, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
     """Writes ``config.json`` of a run, and beside it the file of its tokenizer if it has one."""
-    if Path(training["tokenizer"]).suffix == ".json":
+    if tokenizer.name != ByteTokenizer.name and sample_tokenizer(tokenizer.name) is None:
         data = Path(training["tokenizer"]).read_bytes()
         write_whole(path / TOKENIZER, lambda beside: _write(beside, data))
     config = {
