@@ -30,7 +30,8 @@ def test_at_first_the_stream_goes_through():
     """What a gated model makes is nearer to its input than what a plain one makes."""
     torch.manual_seed(0)
     x = torch.randn(2, 8, 16)
-    shape = TINY | {"final_norm": False}
-    gated, plain = (CompressiveTransformer(**shape, gating=name).eval() for name in ("gru", "none"))
+    gated, plain = (
+        CompressiveTransformer(**TINY, final_norm=False, gating=name).eval() for name in ("gru", "none")
+    )
     away = [(model(x).features - x).square().mean() for model in (gated, plain)]
     assert away[0] < 0.5 * away[1]
