@@ -275,7 +275,7 @@ def test_a_prompt_from_standard_input(capsys: Capture, monkeypatch: pytest.Monke
 def test_characters_are_printed_whole(capsys: Capture, monkeypatch: pytest.MonkeyPatch, run: Path):
     """Three tokens make one letter, and what makes none is told from a letter."""
     data = "漢é".encode() + b"\xff!"
-    monkeypatch.setattr("compressive_transformer.tasks.write._pieces", lambda *_: (bytes([b]) for b in data))
+    monkeypatch.setattr("compressive_transformer.tasks.write.continued", lambda *_: iter(data))
     assert answer(capsys, "generate", str(run)) == "漢é�!\n"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +16,7 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.generate import check_sampling
 from compressive_transformer.precision import Device, pick_device
 from compressive_transformer.tasks.sound import record
-from compressive_transformer.tasks.write import stream_text
+from compressive_transformer.tasks.write import Sampling, stream_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,17 @@ class Arguments:
 def main(arguments: Sequence[str]) -> None:
     """Writes text to standard output as it is made."""
     a = parse(Arguments, arguments, verb="generate")
-    settings: dict[str, Any] = {"top_k": a.top_k, "top_p": a.top_p, "seed": a.seed}
-    settings["temperature"] = 0.8 if a.temperature is None else a.temperature
-    check_sampling(length=a.length, **settings)
+    usual = Sampling(temperature=0.8, top_k=a.top_k, top_p=a.top_p, seed=a.seed)
+    sampling = usual if a.temperature is None else replace(usual, temperature=a.temperature)
+    check_sampling(length=a.length, **asdict(sampling))
     run = load_run(a.run, pick_device(a.device))
     if isinstance(run.tokenizer, SampleTokenizer):
-        settings["temperature"] = 1.0 if a.temperature is None else a.temperature
+        if a.temperature is None:
+            sampling = replace(usual, temperature=1.0)
         if a.length is not None and a.seconds is not None:
             raise UsageError("--length and --seconds both say how long; give one of them")
         out = a.out or "generated.wav"
-        made = record(run, prompt=a.prompt, out=out, seconds=a.seconds, length=a.length, **settings)
+        made = record(run, prompt=a.prompt, out=out, seconds=a.seconds, length=a.length, sampling=sampling)
         told = f"{out}: {made['seconds']:.2f} s at {made['rate']:,} samples a second"
         picture = f"; picture: {made['picture']}" if made["picture"] else ""
         print(json.dumps(made, indent=2) if a.json else told + picture)
@@ -68,4 +69,4 @@ def main(arguments: Sequence[str]) -> None:
         if getattr(a, name) is not None:
             raise UsageError(f"--{name} is for models of sound, and {a.run} writes text; leave it out")
     length = 1000 if a.length is None else a.length
-    stream_text(run, prompt=a.prompt, length=length, **settings, as_json=a.json)
+    stream_text(run, prompt=a.prompt, length=length, sampling=sampling, as_json=a.json)

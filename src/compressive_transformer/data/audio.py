@@ -8,6 +8,7 @@ Shape legend: N samples.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,20 +125,20 @@ def mulaw_levels() -> NDArray[np.int16]:
     return np.clip(np.rint(mulaw_decode(np.arange(256)) * 2**15), -(2**15), LOUDEST).astype(PCM)
 
 
-def soundfile() -> Any:
-    """The library that decodes.
+LIBRARIES = ("soundfile", "soxr")
+"""What decodes, and what resamples."""
+
+
+def library(name: str) -> Any:
+    """One of the libraries.
 
     Raises:
         UsageError: The extra is missing.
     """
     try:
-        import soundfile
-        import soxr  # noqa: F401
+        return importlib.import_module(name)
     except ImportError:
-        raise UsageError(
-            "recordings need soundfile and soxr: pip install 'compressive-transformer[audio]'"
-        ) from None
-    return soundfile
+        raise UsageError(f"recordings need {name}: pip install 'compressive-transformer[audio]'") from None
 
 
 @dataclass
@@ -177,15 +178,18 @@ def read_recording(
     Raises:
         UsageError: It is not audio, holds nothing, is cut short, or has samples that are no numbers.
     """
-    library = soundfile()
+    soundfile = library("soundfile")
     assert source.path is not None
     with reading(source.name):
         size = source.path.stat().st_size
         _check_length(source, size)
     try:
-        with reading(source.name), library.SoundFile(source.path) as file:
+        with reading(source.name), soundfile.SoundFile(source.path) as file:
             yield from _decoded(file, source.name, size, rate, notes, report)
-    except (library.LibsndfileError, TypeError) as error:  # TypeError: raw samples, of which nothing is known
+    except (
+        soundfile.LibsndfileError,
+        TypeError,
+    ) as error:  # TypeError: raw samples, of which nothing is known
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise UsageError(f"{source.name} can't be read as audio ({reason}); leave it out") from None
 
@@ -194,12 +198,10 @@ def _decoded(
     file: Any, name: str, size: int, rate: int, notes: Notes, report: Callable[[int], None]
 ) -> Iterator[bytes]:
     """What ``read_recording`` gives."""
-    import soxr
-
     frames, told, read, given, loudest = max(file.frames, 1), 0, 0, 0, 0
     resampler = None
     if file.samplerate != rate:
-        resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
+        resampler = library("soxr").ResampleStream(file.samplerate, rate, 1, dtype="float32")
     while len(block := file.read(CHUNK, dtype="float32", always_2d=True)):
         read += len(block)
         loudest += int((np.abs(block) >= LOUDEST / 2**15).any(axis=1).sum())
@@ -257,13 +259,13 @@ def write_recording(path: str | Path, rate: int) -> Iterator[Callable[[bytes], N
     Raises:
         UsageError: The suffix is another, or the file can't be written.
     """
-    library, path = soundfile(), Path(path)
+    soundfile, path = library("soundfile"), Path(path)
     if path.suffix.lower() not in WRITTEN:
         raise UsageError(f"{path} can't be written; use a name that ends in {', '.join(WRITTEN)}")
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     wrote = False
     try:
-        with library.SoundFile(part, "w", rate, 1) as file:
+        with soundfile.SoundFile(part, "w", rate, 1) as file:
 
             def add(pcm: bytes) -> None:
                 nonlocal wrote
@@ -271,7 +273,7 @@ def write_recording(path: str | Path, rate: int) -> Iterator[Callable[[bytes], N
                 file.write(np.frombuffer(pcm, PCM))
 
             yield add
-    except (library.LibsndfileError, ValueError) as error:
+    except (soundfile.LibsndfileError, ValueError) as error:
         raise UsageError(f"{path} can't be written ({error}); choose another --out") from None
     finally:
         if wrote:

@@ -21,7 +21,8 @@ from compressive_transformer.nn.attention import RelativeAttention
 from compressive_transformer.nn.compression import COMPRESSORS, Compressor, DilatedConv
 from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
-from compressive_transformer.nn.layer import CompressiveLayer, Piece
+from compressive_transformer.nn.layer import CompressiveLayer
+from compressive_transformer.nn.piece import Piece
 
 
 class Output(NamedTuple):

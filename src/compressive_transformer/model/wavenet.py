@@ -18,7 +18,7 @@ from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import EMPTY, LayerMemory, Memory, append, drop_stale
 from compressive_transformer.model.config import ModelConfig
 from compressive_transformer.model.core import CompressiveTransformer, Output
-from compressive_transformer.nn.layer import Piece, Step
+from compressive_transformer.nn.piece import Piece, Step
 
 
 class WaveNetLayer(nn.Module):

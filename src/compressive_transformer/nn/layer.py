@@ -25,48 +25,10 @@ from compressive_transformer.nn.compression import Compressor
 from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
 from compressive_transformer.nn.gate import Gate
+from compressive_transformer.nn.piece import Piece, Step
 
 NormPlacement = Literal["pre", "post"]
 LossName = Literal["attention", "auto-encoding", "none"]
-
-
-class Piece(NamedTuple):
-    """What all layers need to know of the T tokens at hand, a part of one segment."""
-
-    document_BT: Tensor
-    """int64, the document of each token."""
-    phase: int
-    """Tokens read before these, modulo those after which all that a layer does repeats itself: compiled for
-    each phase that comes, it needs to be compiled once where the rate divides the segment."""
-    resets: bool
-    """Whether a document may begin among these."""
-    with_weights: bool = False
-    """Whether to give attention weights."""
-
-    @property
-    def last_document(self) -> Tensor:
-        """int64 [B], the document that each row is in at the end."""
-        return self.document_BT[:, -1]
-
-    @property
-    def length(self) -> int:
-        """T."""
-        return self.document_BT.shape[1]
-
-
-class Step(NamedTuple):
-    """What a layer gives for one piece."""
-
-    hidden: Tensor
-    """[B, T, D] its output."""
-    memory: LayerMemory
-    """Its memory after the piece, shifted if that filled the window."""
-    cache: KeysValues | None
-    """Keys and values of the filled slots of that memory, if they are kept."""
-    loss: Tensor | None
-    """Scalar auxiliary loss, if the piece filled the window."""
-    weights: Tensor | None
-    """[B, H, T, S] attention weights, if they were asked for."""
 
 
 class Reading(NamedTuple):

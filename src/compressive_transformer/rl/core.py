@@ -11,6 +11,7 @@ L layers.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ class Acting:
         return decoder
 
 
-class Core(nn.Module):
+class Core(nn.Module, ABC):
     """What all cores share. Subclasses say what ``step`` and ``unroll`` do.
 
     Args:
@@ -106,10 +107,11 @@ class Core(nn.Module):
         super().__init__()
         self.input_dim, self.dim = input_dim, dim
 
+    @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
         """The state of B rows that have seen nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, features_BF: Tensor, state: Any, resets_B: Tensor | None = None) -> tuple[Tensor, Any]:
         """Reads one step of each row, without gradient.
 
@@ -121,8 +123,8 @@ class Core(nn.Module):
         Returns:
             Features [B, D], and the state for the next step.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def unroll(self, features_TBF: Tensor, state: Any, resets_TB: Tensor | None = None) -> Unrolled:
         """Reads a window in one pass, with gradient.
 
@@ -131,7 +133,6 @@ class Core(nn.Module):
             state: before the window; what ``snapshot`` kept.
             resets_TB: bool, True where an episode begins.
         """
-        raise NotImplementedError
 
     def snapshot(self, state: Any) -> Any:
         """The state as a value that stays: what a learner keeps once per window."""

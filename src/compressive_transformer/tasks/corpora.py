@@ -17,7 +17,7 @@ from compressive_transformer.data import (
     open_stream,
     split,
 )
-from compressive_transformer.data.audio import SampleTokenizer, soundfile
+from compressive_transformer.data.audio import LIBRARIES, SampleTokenizer, library
 from compressive_transformer.data.files import find_sources
 from compressive_transformer.data.hub import PREFIX
 from compressive_transformer.errors import UsageError
@@ -57,7 +57,8 @@ def load_text(config: TrainConfig, tokenizer: Tokenizer, world: World) -> Text:
     if streamed and len(config.data) > 1:
         raise UsageError(f"{streamed[0]} is a stream, and stands alone; give one --data")
     if isinstance(tokenizer, SampleTokenizer):
-        soundfile()  # also if the samples are there already: the end of the run needs it
+        for name in LIBRARIES:
+            library(name)  # also if the samples are there already: the end of the run needs them
     if streamed and config.join_folders:
         raise UsageError(f"{streamed[0]} has no folders to join; leave --join-folders out")
     if streamed and isinstance(tokenizer, SampleTokenizer):

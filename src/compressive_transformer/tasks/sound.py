@@ -10,12 +10,10 @@ import itertools
 import math
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -26,15 +24,15 @@ from compressive_transformer.data.audio import (
     PCM,
     Notes,
     SampleTokenizer,
+    library,
     mulaw_levels,
     read_recording,
-    soundfile,
     write_recording,
 )
 from compressive_transformer.data.files import Source
 from compressive_transformer.errors import UsageError
-from compressive_transformer.generate import check_sampling, generate
 from compressive_transformer.model import LanguageModel
+from compressive_transformer.tasks.write import Sampling, continued
 
 ORDER, SPREAD, FITTED = 16, 64, 1 << 18
 """Of the linear predictor: samples it looks back, samples over which it judges its errors, and samples that
@@ -64,7 +62,7 @@ def flac_bits(corpus: Corpus) -> float:
         file = io.BytesIO()
         # Eight bits stand in the upper half of 16, as libsndfile wants them.
         pcm = (levels << (16 - tokenizer.bits)).astype(PCM)
-        soundfile().write(file, pcm, rate, subtype, format="FLAC", compression_level=1.0)
+        library("soundfile").write(file, pcm, rate, subtype, format="FLAC", compression_level=1.0)
         return len(file.getvalue())
 
     header, middle = size(np.zeros(0, np.int64)), 2 ** (tokenizer.bits - 1)
@@ -143,7 +141,7 @@ def write_sample(run: Path, model: LanguageModel, validation: Corpus, seed: int)
     count, longest = SAMPLE[tokenizer.bits], int(np.diff(validation.starts).argmax())
     document = np.asarray(validation.document(longest)).astype(np.int64)
     prompt = document[max(len(document) // 2 - count, 0) : max(len(document) // 2, 1)]
-    made = np.fromiter(_continued(model, tokenizer, prompt, count, 1.0, None, 1.0, seed), np.int64)
+    made = np.fromiter(continued(model, tokenizer, prompt, count, Sampling(seed=seed)), np.int64)
     pcm = tokenizer.decode(np.append(prompt, made))
     with write_recording(run / "sample.wav", tokenizer.rate) as add:
         add(pcm)
@@ -163,10 +161,7 @@ def record(
     out: str,
     seconds: float | None,
     length: int | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    seed: int,
+    sampling: Sampling,
 ) -> dict[str, Any]:
     """Makes a recording, behind a progress bar, and draws it beside.
 
@@ -188,7 +183,6 @@ def record(
         raise UsageError(
             f"a recording of {count} samples is asked for; give --seconds or --length of more than 0"
         )
-    check_sampling(length=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     begun = np.empty(0, np.int64)
     if prompt:
         if not Path(prompt).is_file():
@@ -200,7 +194,7 @@ def record(
         begun = tokenizer.encode(pcm).astype(np.int64)
     shown = bytearray()
     console = Console(file=sys.stderr)
-    samples = _continued(run.model, tokenizer, begun, count, temperature, top_k, top_p, seed)
+    samples = continued(run.model, tokenizer, begun, count, sampling)
     with (
         write_recording(out, tokenizer.rate) as add,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -215,31 +209,6 @@ def record(
     drawn = draw(picture, bytes(shown), tokenizer.rate, 0)
     answer = {"recording": out, "seconds": count / tokenizer.rate, "samples": count, "rate": tokenizer.rate}
     return answer | {"picture": str(picture) if drawn else None}
-
-
-def _continued(
-    model: LanguageModel,
-    tokenizer: SampleTokenizer,
-    prompt: NDArray[np.int64],
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    seed: int,
-) -> Iterator[int]:
-    """The samples that follow a prompt, which stands at the beginning of a recording."""
-    tokens = torch.from_numpy(np.append(tokenizer.document_token, prompt))[None]
-    made = generate(
-        model,
-        tokens,
-        length=length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        banned=[tokenizer.document_token],
-    )
-    return (int(token) for token in made)
 
 
 def draw(path: Path, pcm: bytes, rate: int, given: int) -> bool:

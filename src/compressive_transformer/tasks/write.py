@@ -7,12 +7,17 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from compressive_transformer.checkpoint import Run
+from compressive_transformer.data import Tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.generate import generate
+from compressive_transformer.model import LanguageModel
 
 
 def stream_text(
@@ -20,10 +25,7 @@ def stream_text(
     *,
     prompt: str,
     length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    seed: int,
+    sampling: Sampling,
     as_json: bool,
 ) -> None:
     """Streams the prompt and what follows it, or prints one JSON object at the end.
@@ -35,7 +37,8 @@ def stream_text(
         raise UsageError("--json answers when all is made, and length 0 has no end; give a length")
     data = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
     started, made = time.monotonic(), bytearray()
-    pieces = _pieces(run, data, length or None, temperature, top_k, top_p, seed)
+    tokens = continued(run.model, run.tokenizer, run.tokenizer.encode(data), length or None, sampling)
+    pieces = (run.tokenizer.decode([token]) for token in tokens)
     if as_json:
         for piece in pieces:
             made += piece
@@ -51,30 +54,24 @@ def stream_text(
     sys.stdout.write(decoder.decode(b"", final=True) + "\n")
 
 
-def _pieces(
-    run: Run,
-    prompt: bytes,
-    length: int | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    seed: int,
-) -> Iterator[bytes]:
-    """The bytes of each token that follows the prompt, which stands at the beginning of a document."""
-    boundary = run.tokenizer.document_token
-    tokens = torch.tensor([[boundary, *run.tokenizer.encode(prompt).tolist()]])
-    made = generate(
-        run.model,
-        tokens,
-        length=length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        banned=[boundary],
-    )
-    for token in made:
-        yield run.tokenizer.decode([int(token)])
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; see ``generate``."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def continued(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: ArrayLike, length: int | None, sampling: Sampling
+) -> Iterator[int]:
+    """The tokens that follow a prompt, which stands at the beginning of a document."""
+    boundary = tokenizer.document_token
+    tokens = torch.from_numpy(np.append(boundary, np.asarray(prompt, np.int64)))[None]
+    made = generate(model, tokens, length=length, banned=[boundary], **asdict(sampling))
+    return (int(token) for token in made)
 
 
 def _text(data: bytes) -> str:

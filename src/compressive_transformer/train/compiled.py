@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compressive_transformer.errors import UsageError
 from compressive_transformer.memory import KeysValues, LayerMemory
-from compressive_transformer.nn.layer import Piece, Step
+from compressive_transformer.nn.piece import Piece, Step
 from compressive_transformer.train.config import TrainConfig
 
 PAYS_AFTER = 4.0
