@@ -500,7 +500,7 @@ def test_an_interrupt_needs_no_words(capsys: Capture, monkeypatch: pytest.Monkey
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressive_transformer.tasks.write._pieces", interrupted)
+    monkeypatch.setattr("compressive_transformer.tasks.write.continued", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["generate", str(run)])
     assert stop.value.code == 130
