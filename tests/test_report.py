@@ -16,7 +16,8 @@ from compressive_transformer.cli import main
 from compressive_transformer.data import ByteTokenizer
 from compressive_transformer.report import draw_report, picture_of, read_runs
 from compressive_transformer.report.figures import draw
-from compressive_transformer.report.runs import Run, describe, summarize
+from compressive_transformer.report.runs import Run
+from compressive_transformer.report.summary import Summary, describe, summarize
 from compressive_transformer.train.log import METRICS, read_metrics
 
 PNG = b"\x89PNG\r\n"
@@ -217,6 +218,7 @@ def test_a_missing_number_is_a_gap():
 
 def test_the_summary_of_a_run():
     s = summarize(run_of(EVERY))
+    assert isinstance(s, Summary)
     assert (s.run, s.unit, s.steps, s.tokens) == ("mine", "byte", 70, 7000)
     assert s.hours == pytest.approx(1 / 6)
     assert s.tokens_per_second == 5000

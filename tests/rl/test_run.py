@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from compressive_transformer.cli import main
 from compressive_transformer.errors import Stopped
 from compressive_transformer.recipes import rl
+from compressive_transformer.report import read_runs
+from compressive_transformer.report.figures import draw
 from compressive_transformer.rl import run as rl_run
 from compressive_transformer.rl.agent import Agent
 from compressive_transformer.rl.envs import NonMatchEnvs, make_envs
@@ -173,11 +176,37 @@ def test_mistakes_take_one_line(agent: Path, run: Path, tmp_path: Path, capsys: 
         (["evaluate", str(agent), "--episodes=1", "--gif", "x.png"], "use a name that ends in .gif"),
         (["generate", str(agent)], "is the run of an agent"),
         (["info", str(agent)], "is the run of an agent"),
-        (["report", str(agent)], "is the run of an agent"),
+        (["report", str(agent), str(run)], "is an agent's run and"),
         (["evaluate", str(run)], "no text given"),
     ):
         assert message in refused(capsys, *arguments), arguments
     assert not (tmp_path / "new").exists()
+
+
+def test_a_report_tells_and_draws_what_was_recorded(agent: Path, tmp_path: Path, capsys: Capture):
+    other = tmp_path / "other"
+    shutil.copytree(agent, other)
+    records = read_metrics(agent)
+    capsys.readouterr()
+    main(["report", str(agent), str(other), "--json", "--out", str(tmp_path / "both.svg")])
+    told, _ = json.loads(capsys.readouterr().out)
+    score = {name: records[-1][name] for name in ("env", "mean_return", "interval", "success")}
+    assert told == score | {
+        "run": "mine",
+        "steps": 12 * WINDOW,
+        "hours": records[1]["seconds"] / 3600,
+        "steps_per_second": (records[0]["steps_per_second"] + records[1]["steps_per_second"]) / 2,
+        "training_return": records[1]["episode_return"],
+        "resumes": 0,
+    }
+    main(["report", str(agent)])
+    assert f"{score['mean_return']:.2f} ± {score['interval']:.2f}" in capsys.readouterr().out
+    panels = {axes.get_title(): axes for axes in draw(read_runs([agent])).axes}
+    assert {"Return over steps", "Return over time", "Entropy of the policy", "Time"} <= panels.keys()
+    assert not {"Delay", "Loss over tokens"} & panels.keys()
+    curve, *_, star = panels["Return over steps"].lines
+    assert [float(np.asarray(x)[0]) for x in curve.get_data()] == [10 * WINDOW, records[0]["episode_return"]]
+    assert np.asarray(star.get_xdata()).tolist() == [12 * WINDOW]
 
 
 def test_damaged_runs_take_one_line(agent: Path, tmp_path: Path, capsys: Capture):

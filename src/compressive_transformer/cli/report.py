@@ -12,12 +12,12 @@ import tyro
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.report import draw_report, read_runs
-from compressive_transformer.report.runs import describe, summarize
+from compressive_transformer.report.summary import describe, summarize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Draw and compare runs, finished or not: loss, compression, attention, speed, norms."""
+    """Draw and compare runs, finished or not: loss, compression, attention, speed; of agents returns."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders; 'reference' is the model that comes with the package."""

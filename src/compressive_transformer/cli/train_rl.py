@@ -10,6 +10,7 @@ from typing import Any
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes.rl import rl
+from compressive_transformer.report import picture_of
 from compressive_transformer.rl.config import AgentConfig
 from compressive_transformer.rl.folder import check_resumed, saved_agent_config
 from compressive_transformer.rl.run import train_agent
@@ -63,4 +64,6 @@ def main(arguments: Sequence[str], *, size: str | None = None, resume: str | Non
         check_resumed(default, spaces, config)
     run, score = train_agent(config, resume=Path(resume) if resume else None)
     print(describe_score(score))
-    print(f"run folder {run}; see it play: compressive evaluate {run} --gif episode.gif")
+    print(f"Run folder: {run}")
+    print(f"Picture:    {picture_of(run)}")
+    print(f"See it play: compressive evaluate {run} --gif episode.gif")

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from compressive_transformer.report import panels
-from compressive_transformer.report.runs import Run, summarize
+from compressive_transformer.report.runs import Run
+from compressive_transformer.report.summary import summarize
 
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -30,6 +31,7 @@ STYLE: dict[Any, Any] = {
 }
 PANEL = (4.4, 3.2)
 """Inches."""
+Drawing = Callable[[Axes, Sequence[Run]], None]
 OTHERS = (
     panels.draw_attention,
     panels.draw_compression,
@@ -40,12 +42,8 @@ OTHERS = (
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """Draws all panels that have something to show."""
-    units = list(dict.fromkeys(run.unit for run in runs))
-    losses = [partial(panels.draw_loss, unit=unit, x=x) for x, unit in product(("tokens", "seconds"), units)]
-    apart = dict.fromkeys(run.measure for run in runs if run.unit not in panels.SAME)
-    validation = [partial(panels.draw_validation, measure=measure) for measure in apart]
-    drawings = [*losses, *validation, *OTHERS]
+    """Draws all panels that have something to show; of runs of agents, those of agents."""
+    drawings = _of_agents() if runs[0].is_agent else _of_models(runs)
     with matplotlib.rc_context(STYLE):
         figure = Figure(layout="constrained")
         kept = [axes for drawing in drawings if (axes := _drawn(drawing, figure, runs))]
@@ -59,9 +57,20 @@ def draw(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _drawn(
-    drawing: Callable[[Axes, Sequence[Run]], None], figure: Figure, runs: Sequence[Run]
-) -> Axes | None:
+def _of_models(runs: Sequence[Run]) -> list[Drawing]:
+    units = list(dict.fromkeys(run.unit for run in runs))
+    losses = [partial(panels.draw_loss, unit=unit, x=x) for x, unit in product(("tokens", "seconds"), units)]
+    apart = dict.fromkeys(run.measure for run in runs if run.unit not in panels.SAME)
+    validation = [partial(panels.draw_validation, measure=measure) for measure in apart]
+    return [*losses, *validation, *OTHERS]
+
+
+def _of_agents() -> list[Drawing]:
+    returns = [partial(panels.draw_return, x=x) for x in ("tokens", "seconds")]
+    return [*returns, *(partial(panels.draw_of_agent, what=what) for what in panels.OF_AGENTS)]
+
+
+def _drawn(drawing: Drawing, figure: Figure, runs: Sequence[Run]) -> Axes | None:
     """The axes with the panel, or None if it had nothing to show."""
     axes = figure.add_subplot()
     drawing(axes, runs)
@@ -73,16 +82,10 @@ def _drawn(
 
 def _title(figure: Figure, runs: Sequence[Run], *, nothing: bool) -> None:
     if len(runs) > 1:
-        handles = [Line2D([], [], color=panels.color_of(runs, run), lw=3, label=_label(run)) for run in runs]
+        handles = [
+            Line2D([], [], color=panels.color_of(runs, run), lw=3, label=summarize(run).label) for run in runs
+        ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(runs), 5), fontsize=10)
     else:
-        s = summarize(runs[0])
-        facts = [s.run]
-        facts += [f"{s.steps:,} steps", f"{s.tokens:,} {s.unit}s"] if s.steps and s.tokens else []
-        facts += ["no records yet"] if nothing else []
-        figure.suptitle("  ·  ".join(facts), fontsize=12)
-
-
-def _label(run: Run) -> str:
-    score = summarize(run).validation
-    return run.name if score is None else f"{run.name}: {score:.3f} {run.measure}"
+        title = summarize(runs[0]).title
+        figure.suptitle(f"{title}  ·  no records yet" if nothing else title, fontsize=12)

@@ -26,6 +26,9 @@ ALONE = {
     "validation": "#d7191c",
     "model": "#2b4c7e",
     "compressors": "#7b3294",
+    "environment": "#1a9850",
+    "acting": "#2c7bb6",
+    "learning": "#7b3294",
 } | COLORS
 """Colours of a single run's curves."""
 STROKES = ("-", "--", ":", "-.")
@@ -230,6 +233,43 @@ def draw_memory(axes: Axes, runs: Sequence[Run]) -> None:
     """Size of what memory holds: one that grows without end tells of trouble."""
     _parts(axes, runs, {tier: ("memory_norms", tier) for tier in ("recent", "compressed")})
     axes.set(title="Memory norm", ylabel="root mean square of a slot")
+
+
+def draw_return(axes: Axes, runs: Sequence[Run], x: str) -> None:
+    """Return of the episodes of training, and as a star at its end that of new ones, with its interval."""
+    for run in runs:
+        color = color_of(runs, run)
+        _curve(axes, run.at("train", x), run.series("train", "episode_return"), color)
+        score, interval = (run.series("score", key)[-1:] for key in ("mean_return", "interval"))
+        if np.isfinite(score).any():
+            at = run.at("score", x)[-1:]
+            axes.errorbar(at, score, np.nan_to_num(interval), color=color, fmt="*", ms=9, mec="w", capsize=3)
+    _along(axes, runs, x)
+    axes.set(title=f"Return over {'steps' if x == 'tokens' else 'time'}", ylabel="return of an episode")
+
+
+OF_AGENTS: Mapping[str, tuple[Parts, str]] = {
+    "Success": ({"training": ("success",)}, "share of episodes or choices"),
+    "Delay": ({"training": ("delay",)}, "steps, by the curriculum"),
+    "Entropy of the policy": ({"training": ("losses", "entropy")}, "nats"),
+    "Compression loss": ({"training": ("losses", "compression")}, "mean of the layers"),
+    "Throughput": ({"training": ("steps_per_second",)}, "steps per second"),
+    "Time": ({part: ("shares", part) for part in ("environment", "acting", "learning")}, "share"),
+    "Gradient norm before clipping": (
+        {"model": ("losses", "gradient_norm"), "compressors": ("losses", "compression_gradient_norm")},
+        "L2 norm",
+    ),
+}
+"""Panels of an agent by their titles: what is drawn, and its unit."""
+
+
+def draw_of_agent(axes: Axes, runs: Sequence[Run], what: str) -> None:
+    """One of ``OF_AGENTS``."""
+    parts, unit = OF_AGENTS[what]
+    _parts(axes, runs, parts, log=what.startswith("Gradient"))
+    axes.set(title=what, ylabel=unit)
+    if unit.startswith("share") and axes.has_data():
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _parts(axes: Axes, runs: Sequence[Run], parts: Parts, *, log: bool = False) -> None:
