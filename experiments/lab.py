@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +164,12 @@ class Record:
 
     def add(self, *runs: dict[str, Any], **facts: Any) -> None:
         """Writes runs down, and facts beside them, with how and where they were made."""
-        words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+        words = _without_arms([Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]])
         about = {
             "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
             "date": str(date.today()),
             "torch": torch.__version__,
-            "machine": platform.machine(),
+            "machine": f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
             "bfloat16": has_bfloat16("cpu"),
             "threads": self.threads,
         }
@@ -186,6 +187,14 @@ class Record:
                 f"{self.out} was made with {found['settings']}, not {self.settings}; use another --out"
             )
         return found
+
+
+def _without_arms(words: list[str]) -> list[str]:
+    """The command that makes all arms, which one process made some of."""
+    if "--arms" not in words:
+        return words
+    at = words.index("--arms")
+    return words[:at] + list(dropwhile(lambda word: not word.startswith("--"), words[at + 1 :]))
 
 
 def shown(out: Path, table: Callable[[Runs], str]) -> str:

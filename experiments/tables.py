@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import re
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from lab import Runs, mean
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
@@ -49,36 +52,44 @@ def main() -> None:
         return
     DOCUMENT.write_text(text, encoding="utf-8")
     FIGURES.mkdir(exist_ok=True)
-    for draw in (attention, compression_losses, by_distance, updates, speech, agents):
-        draw()
+    plt.rcParams["svg.hashsalt"] = "figures"  # with no date either, what is drawn changes with its data only
+    for name, drawings in DRAWN.items():
+        for draw in drawings if recorded(name) else ():
+            figure = draw()
+            figure.savefig(FIGURES / f"{draw.__name__}.svg", metadata={"Date": None})
+            plt.close(figure)
 
 
-def load(name: str) -> dict[str, Any] | None:
-    """The record of an experiment, if there is one."""
-    path = HERE / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def recorded(name: str) -> bool:
+    """Whether there is a record of an experiment."""
+    return (HERE / f"{name}.json").exists()
+
+
+def load(name: str) -> dict[str, Any]:
+    """The record of an experiment."""
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def section(script: str, name: str) -> str:
-    """The tables of a record, and where they come from."""
-    found = load(name)
-    if found is None:
+    """The tables of a record, its figures, and where they come from."""
+    if not recorded(name):
         return NOTHING
+    found = load(name)
     tables = importlib.import_module(script).table(found["runs"])
     if "classical" in found:
         values = ", ".join(f"{way} {bits:.3f}" for way, bits in found["classical"].items())
         tables += f"\n\nOn the same recordings, in bits per sample: {values}."
-    made = f"{found['threads']} threads of {found['machine']}, torch {found['torch']}, {found['date']}"
-    return f"{tables}\n\n<sub>{made}: `{found['command']}`</sub>"
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    made = f"{threads} of {found['machine']}, torch {found['torch']}, {found['date']}"
+    figures = [f"![{inspect.getdoc(draw)}](figures/{draw.__name__}.svg)" for draw in DRAWN.get(name, ())]
+    return "\n\n".join([tables, *figures, f"<sub>{made}: `{found['command']}`</sub>"])
 
 
-def attention() -> None:
+def attention() -> Figure:
     """Figure 2: where attention goes, beside the paper's."""
-    if (found := load("memory")) is None:
-        return
     from memory import RATE_4
 
-    runs = [run["attention"] for run in found["runs"] if run["arm"] == RATE_4]
+    runs = [run["attention"] for run in load("memory")["runs"] if run["arm"] == RATE_4]
     ours = {tier: [mean(list(x)) for x in zip(*(run[tier] for run in runs), strict=True)] for tier in runs[0]}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
     titles = ("here: bytes of books, 128 + 128 + 64", "paper: enwik8, 768 + 768 + 768")
@@ -90,29 +101,26 @@ def attention() -> None:
         axis.set(title=title, xlabel="sixths of each tier, oldest first", xticks=[])
     axes[0].set_ylabel("attention")
     axes[0].legend()
-    save(figure, "attention")
+    return figure
 
 
-def compression_losses() -> None:
+def compression_losses() -> Figure:
     """Figure 6: the auxiliary loss of each layer."""
-    if (found := load("memory")) is None:
-        return
     from memory import RATE_4
 
-    runs = [run["compression"] for run in found["runs"] if run["arm"] == RATE_4]
+    runs = [run["compression"] for run in load("memory")["runs"] if run["arm"] == RATE_4]
     layers = [list(chain.from_iterable(seeds)) for seeds in zip(*runs, strict=True)]
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     axis.boxplot(layers, whis=(5, 95), showfliers=False)
     axis.set(xlabel="layer", ylabel="attention-reconstruction loss")
-    save(figure, "compression-loss")
+    return figure
 
 
-def by_distance() -> None:
+def by_distance() -> Figure:
     """Right answers by distance."""
-    if (found := load("recall")) is None:
-        return
     from recall import ARMS, BUCKETS
 
+    found = load("recall")
     figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for name in ARMS:
         runs: Runs = [run for run in found["runs"] if run["arm"] == name]
@@ -125,15 +133,14 @@ def by_distance() -> None:
     axis.set(xscale="log", xlabel="tokens between fact and question", ylabel="right answers", ylim=(0, 1))
     axis.set_xticks(BUCKETS, [f"{d:,}" for d in BUCKETS])
     axis.legend(fontsize="small")
-    save(figure, "recall")
+    return figure
 
 
-def updates() -> None:
+def updates() -> Figure:
     """Figure 3: training loss when updates become smaller or fewer."""
-    if (found := load("updates")) is None:
-        return
     from updates import BEFORE
 
+    found = load("updates")
     figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     trunks = {run["seed"]: run["bits"] for run in found["runs"] if run["arm"] == BEFORE}
     for name in dict.fromkeys(run["arm"] for run in found["runs"]):
@@ -144,15 +151,13 @@ def updates() -> None:
     top = sorted(next(iter(trunks.values())))[-len(next(iter(trunks.values()))) // 2]
     axis.set(xlabel="step", ylabel="bits per byte in training", ylim=(None, top))
     axis.legend(fontsize="small")
-    save(figure, "updates")
+    return figure
 
 
-def speech() -> None:
+def speech() -> Figure:
     """Figure 4: scores against samples and seconds."""
-    records = {name: load(f"speech_{name}") for name in ("digits", "kerstin")}
-    found = {name: record for name, record in records.items() if record}
-    if not found:
-        return
+    parts = ("digits", "kerstin")
+    found = {part: load(f"speech_{part}") for part in parts if recorded(f"speech_{part}")}
     figure, axes = plt.subplots(
         len(found), 2, figsize=(9, 3 * len(found)), layout="constrained", squeeze=False
     )
@@ -168,15 +173,14 @@ def speech() -> None:
         row[0].set(xlabel="samples", ylabel=f"bits per sample, {name}")
         row[1].set(xlabel="seconds")
     axes[0, 0].legend(fontsize="small")
-    save(figure, "speech")
+    return figure
 
 
-def agents() -> None:
+def agents() -> Figure:
     """Figure 5: returns of agents against steps and CPU-minutes, smoothed, one line a seed."""
-    if (found := load("rl")) is None:
-        return
     from rl import ARMS
 
+    found = load("rl")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
     for number, name in enumerate(ARMS):
         curves = [run["curve"] for run in found["runs"] if run["arm"] == name]
@@ -189,13 +193,17 @@ def agents() -> None:
     axes[0].set(xlabel="steps", ylabel="return of an episode, at the delay of then")
     axes[1].set(xlabel="CPU-minutes")
     axes[0].legend(fontsize="small")
-    save(figure, "agents")
+    return figure
 
 
-def save(figure: Any, name: str) -> None:
-    """As SVG, without a date, so that it changes with its data only."""
-    figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
+DRAWN: dict[str, tuple[Callable[[], Figure], ...]] = {
+    "memory": (attention, compression_losses),
+    "recall": (by_distance,),
+    "updates": (updates,),
+    "speech_digits": (speech,),
+    "rl": (agents,),
+}
+"""Figures below the table of a record."""
 
 
 if __name__ == "__main__":
