@@ -32,6 +32,8 @@ OPTIONAL = {
     "datasets": {"data"},
     "gymnasium": {"rl"},
     "matplotlib": {"report", "tasks"},
+    "miniworld": {"rl"},
+    "pyglet": {"rl"},
     "soundfile": {"data"},
     "soxr": {"data"},
     "tensorboard": {"train"},

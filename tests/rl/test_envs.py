@@ -24,7 +24,11 @@ class Counter(gymnasium.Env):
         if wrong == "space":
             self.observation_space = spaces.Text(4)
         if wrong == "actions":
-            self.action_space = spaces.MultiDiscrete([2, 2])
+            self.action_space = spaces.MultiBinary(2)
+        if wrong == "two":
+            self.action_space = spaces.MultiDiscrete([2, 3], start=[0, 10])
+        if wrong == "outside":
+            self.observation_space = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(9)])
         if wrong == "box":
             self.action_space = spaces.Box(-1, np.array([1, np.inf], np.float32), (2,), np.float32)
 
@@ -42,7 +46,9 @@ class Counter(gymnasium.Env):
         reward = np.nan if self.wrong == "reward" else float(np.sum(action))
         return self._seen(), reward, self.time == self.length, False, {}
 
-    def _seen(self):
+    def _seen(self) -> Any:
+        if self.wrong == "outside":
+            return self.time, self.begun
         if self.wrong == "shape" and self.time == 2:
             return np.zeros(3, np.float32)
         nan = self.wrong == "nan" and self.time == 2
@@ -123,15 +129,43 @@ def test_mistakes_take_one_line():
         (lambda: make_envs("NonMatch-v0", ["objects"]), "no NAME=VALUE"),
         (lambda: make_envs("NonMatch-v0", workers=1), "one set of arrays"),
         (lambda: of_counter(workers=4), "at most one for each"),
-        (lambda: of_counter(wrong="space"), r"observations of .* are Text.*; give an environment with Box"),
-        (lambda: of_counter(wrong="actions"), r"actions of .* are MultiDiscrete.*; give an environment with"),
+        (
+            lambda: of_counter(wrong="space"),
+            r"observations of .* are Text.*; give an environment with numbers",
+        ),
+        (lambda: of_counter(wrong="actions"), r"actions of .* are MultiBinary.*; give an environment with"),
         (lambda: run(wrong="nan"), "environment 0 of .* an observation that is no number"),
         (lambda: run(wrong="shape"), r"environment 0 of .* shape \(3,\), its space says \(2,\)"),
+        (lambda: run(wrong="outside"), "environment 0 of .* an observation that is not in its space"),
         (lambda: run(wrong="reward"), "environment 0 of .* gave the reward nan"),
     ):
         with pytest.raises(UsageError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_several_choices_are_one():
+    """Of each pair one action; what several choices show is a 1 for each."""
+    envs = of_counter(1, wrong="two")
+    envs.reset()
+    assert envs.spaces.num_actions == 6
+    rewards = [envs.step(np.array([action])).rewards[0] for action in range(6)]
+    assert rewards == [10, 11, 12, 11, 12, 13]
+    envs = of_counter(1, wrong="outside")
+    assert envs.spaces.observation_shape == (12,)
+    assert np.flatnonzero(envs.reset()[0]).tolist() == [0, 3 + 1]
+    assert np.flatnonzero(envs.step(np.array([0])).seen[0]).tolist() == [1, 3 + 1]
+
+
+@pytest.mark.parametrize("name", ["Autoencode", "Battleship", "Concentration", "PositionOnlyPendulum"])
+def test_popgym(name: str):
+    pytest.importorskip("popgym")
+    envs = make_envs(f"popgym:popgym-{name}Easy-v0", num_envs=2)
+    seen = envs.reset()
+    assert seen.shape == (2, *envs.spaces.observation_shape)
+    actions = np.zeros((2,) if envs.spaces.discrete else (2, 1), int)
+    assert envs.step(actions).seen.shape == seen.shape
+    envs.close()
 
 
 def test_options_are_read_as_json():

@@ -65,7 +65,7 @@ class AgentConfig:
     """A whole run of an agent."""
 
     env: str = "NonMatch-v0"
-    """NonMatch-v0, the paper's task on a grid, or any name that gymnasium.make takes."""
+    """The paper's task on a grid, NonMatch-v0, or in rooms, NonMatch3D-v0; or any that gymnasium has."""
     env_options: tuple[str, ...] = ()
     """Its own settings, such as delay=30 objects=6 of NonMatch-v0, or agent_view_size=3 of MiniGrid."""
     core: CoreName = "compressive"

@@ -22,6 +22,8 @@ from compressive_transformer.rl.nonmatch import NonMatch
 
 Array = NDArray[Any]
 NONMATCH = "NonMatch-v0"
+OWN = {"NonMatch3D-v0": "compressive_transformer.rl.rooms:NonMatch3D-v0"}
+"""Environments of ours that gymnasium knows by their module."""
 EXTRA = "pip install 'compressive-transformer[rl]'"
 
 
@@ -92,7 +94,7 @@ def make_envs(
     """Environments by name.
 
     Args:
-        name: ``NonMatch-v0``, or a name that ``gymnasium.make`` takes.
+        name: ``NonMatch-v0``, ``NonMatch3D-v0``, or a name that ``gymnasium.make`` takes.
         options: ``NAME=VALUE`` of the environment's own settings, values as in JSON.
         num_envs: B.
         workers: processes that gymnasium's environments are shared out among; 0 runs them in this one.
@@ -110,7 +112,7 @@ def make_envs(
         return NonMatchEnvs(num_envs, settings, seed)
     from compressive_transformer.rl.workers import GymEnvs
 
-    return GymEnvs(name, settings, num_envs=num_envs, workers=workers, seed=seed)
+    return GymEnvs(OWN.get(name, name), settings, num_envs=num_envs, workers=workers, seed=seed)
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

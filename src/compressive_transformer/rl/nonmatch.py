@@ -137,23 +137,26 @@ class NonMatch:
             UsageError: there are other actions.
         """
         actions_B = np.asarray(actions_B)
-        if actions_B.shape != (self.num_envs,) or not ((actions_B >= 0) & (actions_B < len(MOVES))).all():
+        known_B = (actions_B >= 0) & (actions_B < self.num_actions)
+        if actions_B.shape != (self.num_envs,) or not known_B.all():
             raise UsageError(
                 f"actions {actions_B.tolist()} are not allowed; give {self.num_envs} numbers from 0 to "
-                f"{len(MOVES) - 1}"
+                f"{self.num_actions - 1}"
             )
         s = self._state
         room = s["room"].copy()
         self._move(actions_B)
         rewards_B = np.zeros(self.num_envs, np.float32)
-        on_pad = (room == FIRST) & (s["y"] == END)
+        on_pad = (room == FIRST) & self._at_pad()
         rewards_B[on_pad] = self.rewards[0]
         s["room"][on_pad], s["wait"][on_pad] = BETWEEN, self.delay_now
         s["wait"][room == BETWEEN] -= 1
         enters = (s["room"] == BETWEEN) & (s["wait"] <= 0)
-        s["room"][enters], s["x"][enters], s["y"][enters] = SECOND, 0, 0
-        took = (room == SECOND) & (s["y"] == END) & (np.abs(s["x"]) == ASIDE)
-        wrong = took & (np.sign(s["x"]) == s["match_side"])
+        s["room"][enters] = SECOND
+        self._enter(np.flatnonzero(enters))
+        side = np.where(room == SECOND, self._touched(), 0)
+        took = side != 0
+        wrong = took & (side == s["match_side"])
         rewards_B[took] = np.where(wrong, self.rewards[2], self.rewards[1])[took]
         s["right"][took & ~wrong] += 1
         s["wrong"][wrong] += 1
@@ -177,6 +180,19 @@ class NonMatch:
         s["x"][shown] -= MOVES[actions_B[shown], 0]
         s["y"][shown] -= MOVES[actions_B[shown], 1]
 
+    def _at_pad(self) -> Array:
+        """bool [B], in the first room."""
+        return self._state["y"] == END
+
+    def _touched(self) -> Array:
+        """int [B]: the side of the object that is reached in the second room, -1 or 1, or 0."""
+        x, y = self._state["x"], self._state["y"]
+        return np.where((y == END) & (np.abs(x) == ASIDE), np.sign(x), 0)
+
+    def _enter(self, rows: Array) -> None:
+        """Puts these agents where a room begins."""
+        self._state["x"][rows] = self._state["y"][rows] = 0
+
     def begin(self, ended_B: Array) -> None:
         """The next episode, of the environments where this is True."""
         rows = np.flatnonzero(ended_B)
@@ -190,13 +206,14 @@ class NonMatch:
         s, n = self._state, len(rows)
         if not n:
             return
-        for name in ("room", "x", "y", "wait"):
+        for name in ("room", "wait"):
             s[name][rows] = 0
         if self.redraw:
             s["match"][rows] = self.random.integers(self.objects, size=n)
         s["other"][rows] = (s["match"][rows] + self.random.integers(1, self.objects, size=n)) % self.objects
         for name in ("example_side", "match_side"):
             s[name][rows] = self.random.choice([-1, 1], size=n)
+        self._enter(rows)
 
     def _learn_delay(self, right: Array) -> None:
         """Lengthens the delay of a curriculum, by a tenth at least, when choices are right."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.rl.envs import EXTRA, Moment, Spaces
+from compressive_transformer.rl.envs import EXTRA, NONMATCH, OWN, Moment, Spaces
 
 Array = NDArray[Any]
 LIMIT = 1e30
@@ -99,7 +99,7 @@ class _Group:
     def __init__(self, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]):
         self.name, self.rows, self.seeds = name, rows, seeds
         self.envs = [_make(name, settings) for _ in rows]
-        self.spaces, self.read = spaces_of(name, self.envs[0])
+        self.spaces, self.read, self.say = spaces_of(name, self.envs[0])
         self.returns = np.zeros(len(rows))
         self._answer: Any = None
 
@@ -116,9 +116,7 @@ class _Group:
 
     def _step(self, i: int, action: Any) -> tuple[Any, ...]:
         env, row = self.envs[i], self.rows[i]
-        space = env.action_space
-        given = action + getattr(space, "start", 0) if self.spaces.discrete else _within(space, action)
-        seen, reward, terminated, truncated, info = env.step(given)
+        seen, reward, terminated, truncated, info = env.step(self.say(action))
         if not np.isfinite(reward):
             raise UsageError(f"environment {row} of {self.name} gave the reward {reward}; mend it")
         self.returns[i] += reward
@@ -130,7 +128,13 @@ class _Group:
         return self._seen(seen, row), np.float32(reward), np.bool_(ended), np.float32(success)
 
     def _seen(self, seen: Any, row: int) -> Array:
-        x = self.read(seen)
+        try:
+            x = self.read(seen)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"environment {row} of {self.name} gave an observation that is not in its space "
+                f"({_line(error)}); mend it"
+            ) from None
         if x.shape != self.spaces.observation_shape:
             raise UsageError(
                 f"environment {row} of {self.name} gave an observation of shape {x.shape}, its space says "
@@ -264,7 +268,7 @@ def _make(name: str, settings: dict[str, Any]) -> Any:
     try:
         return gymnasium.make(name, disable_env_checker=True, **settings)  # we look ourselves
     except gymnasium.error.Error as error:
-        near = difflib.get_close_matches(name, ["NonMatch-v0", *gymnasium.registry], 1)
+        near = difflib.get_close_matches(name, [NONMATCH, *OWN, *gymnasium.registry], 1)
         hint = f"did you mean {near[0]!r}?" if near else "install the package that has it, or use MODULE:NAME"
         raise UsageError(f"environment {name!r} can't be made ({_line(error)}); {hint}") from None
     except (TypeError, ModuleNotFoundError) as error:
@@ -279,63 +283,57 @@ def _within(space: Any, action: Array) -> Array:
     return np.clip(action, space.low.ravel(), space.high.ravel()).reshape(space.shape).astype(space.dtype)
 
 
-def spaces_of(name: str, env: Any) -> tuple[Spaces, Callable[[Any], Array]]:
-    """What an agent sees and does in a gymnasium environment, and how to read its observations.
+def spaces_of(name: str, env: Any) -> tuple[Spaces, Callable[[Any], Array], Callable[[Any], Any]]:
+    """What an agent sees and does in a gymnasium environment.
+
+    Returns:
+        The spaces; how to read its observations; how to say its actions.
 
     Raises:
-        UsageError: the spaces are others than Box, Discrete, or Dict with an image.
+        UsageError: the spaces are others than Box, Discrete, MultiDiscrete, or Tuple and Dict of them; or
+            actions others than Box, Discrete, MultiDiscrete.
     """
     from gymnasium import spaces
+    from gymnasium.spaces.utils import flatdim, flatten
 
-    space, part = env.observation_space, None
+    space: Any = env.observation_space
+    part = None
     if isinstance(space, spaces.Dict) and "image" in space.spaces:
         space, part = space["image"], "image"  # MiniGrid's mission and direction are left out
-    if isinstance(space, spaces.Discrete):
-        shape, symbols = (int(space.n),), False
-        read = _OneHot(int(space.n), int(space.start))
-    elif isinstance(space, spaces.Box):
-        symbols = space.dtype == np.uint8 and len(space.shape) == 3
-        shape = tuple(space.shape) if symbols else (int(np.prod(space.shape)),)
-        read = _Part(part, symbols, space.shape)
-    else:
+    symbols = space.dtype == np.uint8 and len(space.shape or ()) == 3
+
+    def read(seen: Any) -> Array:
+        x = seen if part is None else seen[part]
+        return np.asarray(x) if symbols else np.asarray(flatten(space, x), np.float32)
+
+    try:
+        if isinstance(space, spaces.Text):
+            raise ValueError("letters are no features")
+        shape = tuple(space.shape or ()) if symbols else (flatdim(space),)
+    except (NotImplementedError, ValueError):
         raise UsageError(
-            f"observations of {name} are {_line_of(space)}; give an environment with Box, Discrete, or a "
+            f"observations of {name} are {_line_of(space)}; give an environment with numbers, choices, or a "
             "Dict with 'image', by a wrapper of gymnasium if need be"
-        )
+        ) from None
+    known: dict[str, Any] = {"observation_shape": shape, "symbols": symbols}
     action = env.action_space
     if isinstance(action, spaces.Discrete):
-        return Spaces(observation_shape=shape, symbols=symbols, num_actions=int(action.n)), read
+        return Spaces(num_actions=int(action.n), **known), read, lambda one: one + action.start
+    if isinstance(action, spaces.MultiDiscrete):
+        sizes, start = action.nvec.ravel(), action.start
+        return (
+            Spaces(num_actions=int(np.prod(sizes)), **known),
+            read,
+            lambda one: np.reshape(np.unravel_index(one, sizes), action.shape) + start,
+        )
     if isinstance(action, spaces.Box):
         low, high = (tuple(map(float, np.clip(x, -LIMIT, LIMIT).ravel())) for x in (action.low, action.high))
-        return Spaces(observation_shape=shape, symbols=symbols, low=low, high=high), read
+        return Spaces(low=low, high=high, **known), read, lambda one: _within(action, one)
     raise UsageError(
-        f"actions of {name} are {_line_of(action)}; give an environment with Discrete or Box, by a wrapper "
-        "of gymnasium if need be"
+        f"actions of {name} are {_line_of(action)}; give an environment with Discrete, MultiDiscrete or Box, "
+        "by a wrapper of gymnasium if need be"
     )
 
 
 def _line_of(space: Any) -> str:
     return " ".join(str(space).split())[:100]
-
-
-class _OneHot:
-    """A number as a vector with a single 1."""
-
-    def __init__(self, size: int, start: int):
-        self.size, self.start = size, start
-
-    def __call__(self, seen: Any) -> Array:
-        return (np.arange(self.size) == seen - self.start).astype(np.float32)
-
-
-class _Part:
-    """Symbols as they are, all else as one float32 vector."""
-
-    def __init__(self, part: str | None, symbols: bool, shape: tuple[int, ...]):
-        self.part, self.symbols, self.shape = part, symbols, shape
-
-    def __call__(self, seen: Any) -> Array:
-        x = np.asarray(seen if self.part is None else seen[self.part])
-        if self.symbols or x.shape != self.shape:
-            return x
-        return x.astype(np.float32).ravel()
