@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from agents import PARTS, cells
 from harness import RESULTS, load
 from peers import PACKAGES
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+DOCUMENTS = (*(ROOT / "docs" / name for name in ("performance.md", "rl.md")), ROOT / "README.md")
 MARK = re.compile(r"(<!-- benchmark (\w+) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 LABELS = {
     "ours": "**this library**",
@@ -131,6 +132,19 @@ def scaling(found: dict[str, Any], group: str) -> str:
     return markdown(header, rows) + origin(found[group])
 
 
+def agents(found: dict[str, Any], group: str) -> str:
+    """Steps a second with each core, and where the time goes."""
+    if group not in found:
+        return NOTHING
+    header = ("core", "steps/s", "acting alone", "learning alone", *PARTS, "parameters")
+    rows = [
+        (core, *cells(m), f"{m['parameters'] / 1e6:.2f} M")
+        for core, m in found[group]["arms"].items()
+        if "failed" not in m
+    ]
+    return markdown(header, rows) + origin(found[group])
+
+
 def speed(m: dict[str, Any]) -> tuple[str, str]:
     """Tokens a second, and the ratio to ours."""
     rate = m["tokens_per_second"]
@@ -164,6 +178,7 @@ TABLES = {
     "reading": speeds,
     "quality": quality,
     "scaling": scaling,
+    "agents": agents,
 }
 FILES = {name: f"{name}.json" for name in TABLES}
 

@@ -6,7 +6,8 @@
 NonMatch with 60 blank steps between the rooms, another object in each trial, and nothing lost by a wrong
 choice; a curriculum lengthens the delay from 0. The Transformers have one layer and 32 slots of memory behind
 a window of 16 steps, so each reaches back as far as its rate lets it: 32, 48, 80 and 144 steps at rates 1, 2,
-4 and 8, and 32 with Transformer-XL. Who remembers nothing is right every other time.
+4 and 8, and 32 with Transformer-XL. Who remembers nothing is right every other time. All learn from windows
+of 96 steps, as long as a trial, so that an LSTM can learn through time what to keep.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from compressive_transformer.rl.trainer import AgentProgress, AgentTrainer
 
 DELAY = 60
 TASK = ("objects=6", f"delay={DELAY}", "redraw=true", "rewards=[1, 10, 0]", "curriculum=true")
+WINDOW = 96
 EPISODES = 200
 """That are scored in the end, at the whole delay."""
 BASE = rl()
@@ -39,9 +41,8 @@ SHAPE = replace(BASE.model, segment=16, memory=16, compressed_memory=16)
 def arm(core: Any = "compressive", **model: Any) -> AgentConfig:
     """The recipe on this task, with another core."""
     learn = replace(BASE.learn, discount=0.995)
-    return replace(
-        BASE, minutes=None, env_options=TASK, core=core, model=replace(SHAPE, **model), learn=learn
-    )
+    shape = replace(SHAPE, **model)
+    return replace(BASE, minutes=None, env_options=TASK, core=core, window=WINDOW, model=shape, learn=learn)
 
 
 ARMS = {

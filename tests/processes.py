@@ -7,7 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch.multiprocessing.spawn import start_processes
+
+from compressive_transformer.train.parallel import join
 from tiny import TINY
 
 START = "import sys, torch; torch.set_num_threads(1)\nfrom compressive_transformer.cli import main\n"
@@ -76,3 +81,17 @@ def signal_at_checkpoint(process: subprocess.Popen[str], run: Path, number: sign
     """Sends a signal as soon as there is a checkpoint, hence in the midst of some step."""
     until(lambda: checkpoints(run), process)
     process.send_signal(number)
+
+
+def _worker(rank: int, size: int, port: int, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with join("cpu") as world:
+        job(world, *arguments)
+
+
+def in_processes(size: int, job: Callable[..., None], *arguments: Any) -> None:
+    """Calls ``job(world, *arguments)`` in several processes that know each other."""
+    port = 20000 + os.getpid() % 20000
+    start_processes(_worker, (size, port, job, arguments), nprocs=size, start_method="spawn")

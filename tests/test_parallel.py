@@ -7,7 +7,6 @@ is averaged wrongly, or a memory that is anybody else's, is off by far more.
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.checkpoint import WEIGHTS, Store, load_run, save_tensors
@@ -25,10 +23,10 @@ from compressive_transformer.nn.vocabulary import Head
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer
 from compressive_transformer.train.config import SaveConfig
 from compressive_transformer.train.log import read_metrics
-from compressive_transformer.train.parallel import World, join, whole_weights
+from compressive_transformer.train.parallel import World, whole_weights
 from compressive_transformer.train.saver import Saver
 from compressive_transformer.train.state import facts_of, restore, tensors_of
-from processes import USUAL, checkpoints, result, start, torchrun, until
+from processes import USUAL, checkpoints, in_processes, result, start, torchrun, until
 from tiny import SENTENCE, corpus_of, tiny_config
 
 DATA = (SENTENCE * 3, b"short", SENTENCE[::-1] * 2, b"x" * 50)
@@ -67,19 +65,6 @@ def trained(world: World, settings: dict[str, Any], steps: int = 7) -> dict[str,
     found = {name: x.clone() for name, x in whole_weights(trainer.model).items()}
     found |= {"losses": torch.stack(losses), "norms": torch.tensor(trainer.norms, dtype=torch.float64)}
     return found | {"memory dtype": torch.zeros(0, dtype=trainer.memory.layers[0].recent.dtype)}
-
-
-def worker(rank: int, size: int, port: int, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with join("cpu") as world:
-        job(world, *arguments)
-
-
-def in_processes(size: int, job: Callable[..., None], *arguments: Any) -> None:
-    port = 20000 + os.getpid() % 20000
-    start_processes(worker, (size, port, job, arguments), nprocs=size, start_method="spawn")
 
 
 def several(world: World, cases: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -17,7 +17,7 @@ class Recall:
     def __init__(self, num_envs: int, seed: int = 0):
         self.num_envs, self.random, self.time = num_envs, np.random.default_rng(seed), 0
 
-    def reset(self) -> Any:
+    def reset(self, at: int = 0) -> Any:
         self.time, self.sign = 0, self.random.integers(2, size=self.num_envs)
         return self._see()
 
@@ -27,7 +27,8 @@ class Recall:
         right = (actions == self.sign).astype(np.float32)
         rewards = right * ended
         success = np.where(ended, right, np.nan).astype(np.float32)
-        return Moment(self.reset() if ended.all() else self._see(), rewards, ended, success)
+        seen = self.reset() if ended.all() else self._see()
+        return Moment(seen, rewards, ended, np.zeros_like(ended), success)
 
     def _see(self) -> Any:
         seen = np.zeros((self.num_envs, 3), np.float32)

@@ -71,11 +71,12 @@ def test_episodes_follow_one_another(workers: int):
         assert envs.spaces.num_actions == 3
         assert (envs.reset() == [[0, 1]] * 3).all()
         for step in range(1, 9):
-            seen, rewards, ended, success = envs.step(np.array([0, 1, 2]))
+            seen, rewards, ended, limited, success = envs.step(np.array([0, 1, 2]))
             assert (seen[:, 0] == step % 4).all()
             assert (seen[:, 1] == 1 + step // 4).all()
             assert list(rewards) == [5, 6, 7]  # actions begin with 5
             assert ended.all() == (step % 4 == 0)
+            assert not limited.any()
             assert np.isnan(success).all() if step % 4 else (success == 1).all()
     finally:
         envs.close()
@@ -98,9 +99,10 @@ def test_a_process_that_dies_is_started_once_more_and_named():
         with pytest.warns(
             UserWarning, match=r"environments 0 to 1 of .* died \(exit code -9\) and was started"
         ):
-            seen, rewards, ended, success = envs.step(np.zeros(2, int))
+            seen, rewards, ended, limited, success = envs.step(np.zeros(2, int))
         assert (seen[:, 0] == 0).all()
         assert ended.all()
+        assert limited.all()
         assert not rewards.any()
         assert np.isnan(success).all()
         for _ in range(2):
@@ -111,8 +113,37 @@ def test_a_process_that_dies_is_started_once_more_and_named():
         envs.close()
 
 
-def run(**settings: Any) -> None:
-    envs = of_counter(**settings)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_for_who_asks(number: int):
+    """On Ctrl-C all processes get one; those of environments still finish the window."""
+    envs = of_counter(num_envs=2, workers=1)
+    try:
+        envs.reset()
+        os.kill(envs.groups[0].process.pid, number)  # pyright: ignore[reportAttributeAccessIssue]
+        assert (envs.step(np.zeros(2, int)).seen[:, 0] == 1).all()
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_begins_other_episodes(workers: int):
+    name = "compressive_transformer.rl.gym:NonMatch-v0"
+    envs = make_envs(name, num_envs=4, workers=workers, seed=3)
+    try:
+        first = envs.reset()
+        assert not (envs.reset(at=100) == first).all()
+        assert (envs.reset() == first).all()
+        assert len({row.tobytes() for row in first}) > 1
+        limited = [envs.step(np.zeros(4, int)).limited.all() for _ in range(180)]
+        assert limited == [False] * 179 + [True]
+    finally:
+        envs.close()
+    other = make_envs(name, num_envs=4, seed=4).reset()
+    assert not (other[:-1] == first[1:]).all()
+
+
+def run(workers: int = 0, **settings: Any) -> None:
+    envs = of_counter(workers=workers, **settings)
     envs.reset()
     for _ in range(3):
         envs.step(np.zeros(3, int))
@@ -125,7 +156,10 @@ def test_mistakes_take_one_line():
         (lambda: make_envs("nowhere:Nowhere-v0"), "can't be made"),
         (lambda: of_counter(speed=1), "can't be made .*speed"),
         (lambda: make_envs("NonMatch-v0", ["speed=1"]), "has no option 'speed'; it has objects, delay"),
-        (lambda: make_envs("NonMatch-v0", ["objects=many"]), "of a wrong type"),
+        (
+            lambda: make_envs("NonMatch-v0", ["objects=many"]),
+            "objects 'many' is not allowed; use a whole number",
+        ),
         (lambda: make_envs("NonMatch-v0", ["objects"]), "no NAME=VALUE"),
         (lambda: make_envs("NonMatch-v0", workers=1), "one set of arrays"),
         (lambda: of_counter(workers=4), "at most one for each"),
@@ -137,6 +171,9 @@ def test_mistakes_take_one_line():
         (lambda: run(wrong="nan"), "environment 0 of .* an observation that is no number"),
         (lambda: run(wrong="shape"), r"environment 0 of .* shape \(3,\), its space says \(2,\)"),
         (lambda: run(wrong="outside"), "environment 0 of .* an observation that is not in its space"),
+        (lambda: run(wrong="raise"), r"an environment of .* failed \(RuntimeError: the motor is hot\)"),
+        (lambda: run(wrong="raise", workers=1), "the motor is hot"),
+        (lambda: make_envs("NonMatch-v0", ["objects=6.0"]), "objects 6.0 is not allowed; use a whole number"),
         (lambda: run(wrong="reward"), "environment 0 of .* gave the reward nan"),
     ):
         with pytest.raises(UsageError, match=message) as error:

@@ -47,7 +47,7 @@ def trainer_of(config: AgentConfig, envs: Any = None, **callbacks: Any) -> Agent
 def learnt(trainer: AgentTrainer, share: float = 0.95, steps: int = 15_000) -> bool:
     """Trains until so many of the last episodes succeed; False if they never do."""
     while trainer.step < steps:
-        trainer.train_window()
+        trainer.train_window(trainer.done)
         last = [episode.success for episode in trainer.episodes[-64:]]
         if len(last) == 64 and sum(last) >= share * 64:
             return True
@@ -78,7 +78,7 @@ def test_a_window_has_the_probabilities_that_its_actions_had(core: Any):
     for parameter in trainer.agent.policy.parameters():
         torch.nn.init.normal_(parameter)
     for _ in range(6):
-        trainer.train_window()
+        trainer.train_window(trainer.done)
     assert max(losses.ratio_error for losses in trainer.losses) < 1e-5
 
 
@@ -155,6 +155,23 @@ def test_windows_without_rewards_are_not_scaled_up():
     found = [spread.add(1.0 if window % 10 == 9 else 0.0) for window in range(1000)]
     assert found[-1] == pytest.approx(0.1**0.5, rel=0.1)
     assert Spread().add(0.25) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "vtrace"])
+def test_what_a_limit_of_time_cut_off_is_not_lost(algorithm: Any):
+    """As if the last state's value were paid out at the limit; of ends that are ends, nothing is."""
+    trainer = trainer_of(config_of())
+    window, _ = trainer.actor.window(6)
+    limited = window.ended & (torch.arange(16) < 8)
+    window = window._replace(limited=limited, values=torch.full_like(window.values, 3.0))
+    assert limited.any()
+    learn = replace(trainer.config.learn, algorithm=algorithm, reward_scale=2.0, discount=0.9)
+    rewards, discounts = Learner(trainer.agent, learn)._scaled(window)
+    assert rewards[limited].tolist() == pytest.approx((2 * window.rewards[limited] + 2.7).tolist())
+    assert torch.equal(rewards[~limited], 2 * window.rewards[~limited])
+    assert not discounts[window.ended].any()
+    rewards, _ = Learner(trainer.agent, replace(learn, beyond_limits=False))._scaled(window)
+    assert torch.equal(rewards, 2 * window.rewards)
 
 
 def test_a_loss_that_is_no_number_stops_and_changes_nothing():

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from compressive_transformer.checkpoint import Store
 from compressive_transformer.cli import main
 from compressive_transformer.errors import Stopped
 from compressive_transformer.recipes import rl
@@ -107,6 +108,45 @@ def test_a_run_goes_on_from_between_two_records(tmp_path: Path):
         assert [r[name] for r in told[0]] == [r[name] for r in told[1]], name
 
 
+@pytest.mark.parametrize("loss", ["attention", "none"])
+def test_compressors_that_had_no_gradient_yet_are_resumed(loss: str, tmp_path: Path):
+    """A window ends before the first segment is compressed, or nothing teaches the compressors at all."""
+    more = ("--model.segment=32", f"--model.compression-loss={loss}")
+    train(tmp_path / "whole", 6, *more)
+    train(tmp_path / "parts", 2, *more)
+    main(["train", "--resume", str(tmp_path / "parts"), f"--steps={6 * WINDOW}"])
+    whole, parts = (weights(tmp_path / name) for name in ("whole", "parts"))
+    assert all(torch.equal(x, parts[name]) for name, x in whole.items())
+
+
+def test_a_run_that_was_stopped_while_it_was_scored_is_scored(agent: Path, tmp_path: Path, capsys: Capture):
+    run = tmp_path / "run"
+    shutil.copytree(agent, run)
+    score = read_metrics(run)[-1]
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]))
+    main(["train", "--resume", str(run)])
+    assert read_metrics(run)[-1] == score
+    assert "is at its end" in refused(capsys, "train", "--resume", str(run))
+
+
+def test_checkpoints_are_kept_every_so_many_steps(tmp_path: Path):
+    """Steps come by windows, which need not meet the number."""
+    train(tmp_path / "run", 9, f"--save.keep-every={3 * WINDOW - 10}", "--save.keep-latest=1")
+    kept = sorted(
+        int(path.name.removeprefix("step-")) // WINDOW for path in (tmp_path / "run/state").glob("step-*")
+    )
+    assert kept == [3, 6, 9]
+
+
+def test_one_episode_has_no_interval(agent: Path, capsys: Capture):
+    main(["evaluate", str(agent), "--episodes=1", "--json"])
+    score = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert score["interval"] is None
+    main(["evaluate", str(agent), "--episodes=1"])
+    assert "±" not in capsys.readouterr().out
+
+
 def test_a_signal_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = rl_run._Session.record
 
@@ -119,7 +159,7 @@ def test_a_signal_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         train(tmp_path / "run", 30)
     assert stop.value.code == Stopped.EXIT_CODE
     monkeypatch.undo()
-    assert (tmp_path / f"run/state/step-{10 * WINDOW:010d}").exists()
+    assert Store(tmp_path / "run").steps() == [11 * WINDOW]  # the window at hand was finished
     main(["train", "--resume", str(tmp_path / "run"), f"--steps={12 * WINDOW}"])
     assert [r["event"] for r in read_metrics(tmp_path / "run")][-2:] == ["saved", "score"]
 
@@ -158,6 +198,8 @@ def test_mistakes_take_one_line(agent: Path, run: Path, tmp_path: Path, capsys: 
     for arguments, message in (
         ([*new, "--env", "NonMatch-v7"], "did you mean 'NonMatch-v0'"),
         ([*new, "--env-options", "object=4"], "has no option 'object'"),
+        ([*new, "--env=CartPole-v1", "--env-options", "objects=6", "rewards=[1, 10, 0]"], "can't be made"),
+        ([*on, "--learn.reward-scale=2"], "the run is another: learn.reward_scale 0.3 -> 2.0"),
         ([*new, "--core", "gru"], "core"),
         ([*new, "--minutes=1", "--steps=1"], "give one of them"),
         ([*new, "--envs=3"], "can't be divided into 2 minibatches"),

@@ -121,9 +121,12 @@ class Store:
         return path, _read_json(path / FACTS)
 
     def prune(self, *, latest: int, every: int | None) -> None:
-        """Removes all checkpoints but the latest, the best, and those of a multiple of ``every`` steps."""
+        """Removes all checkpoints but the latest, the best, and the first of every so many steps."""
         steps = self.steps()
-        stay = {*steps[:latest], self.best()} | {step for step in steps if every and step % every == 0}
+        stay = {*steps[:latest], self.best()}
+        if every:
+            pairs = zip(steps, [*steps[1:], 0], strict=True)
+            stay |= {step for step, before in pairs if step // every > before // every}
         for step in set(steps) - stay:
             gone = self.partial(step)
             self.path(step).rename(gone)  # at once, so that none is ever seen half removed

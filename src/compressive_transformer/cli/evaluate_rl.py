@@ -11,6 +11,7 @@ import tyro
 
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.precision import Device, pick_device
+from compressive_transformer.rl.film import check_film, draw_episode
 from compressive_transformer.rl.folder import load_agent
 from compressive_transformer.rl.score import describe_score, evaluate_agent
 
@@ -39,9 +40,9 @@ def main(arguments: Sequence[str]) -> None:
     """Scores an agent, and draws it at play."""
     a = parse(Arguments, arguments, verb="evaluate")
     run = load_agent(a.run, pick_device(a.device))
-    score = evaluate_agent(run, episodes=a.episodes, seed=a.seed, greedy=a.greedy)
     if a.gif:
-        from compressive_transformer.rl.film import draw_episode
-
+        check_film(a.gif)
+    score = evaluate_agent(run, episodes=a.episodes, seed=a.seed, greedy=a.greedy)
+    print(json.dumps(asdict(score), indent=2) if a.json else describe_score(score), flush=True)
+    if a.gif:
         draw_episode(run, a.gif, seed=a.seed)
-    print(json.dumps(asdict(score), indent=2) if a.json else describe_score(score))

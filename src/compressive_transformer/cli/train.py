@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.checkpoint import Store, is_agent_run
+from compressive_transformer.checkpoint import is_agent_run
 from compressive_transformer.cli import train_rl
 from compressive_transformer.cli.parse import parse
 from compressive_transformer.errors import UsageError
 from compressive_transformer.recipes import RECIPES, get_recipe
 from compressive_transformer.recipes.paper import Size
 from compressive_transformer.report import picture_of
-from compressive_transformer.tasks.folder import is_restarted
+from compressive_transformer.tasks.folder import restarted_run
 from compressive_transformer.tasks.resume import saved_config
 from compressive_transformer.tasks.summary import describe_result
 from compressive_transformer.tasks.text import Resume, train_text
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
             "(--help explains), or give --data and --validation"
         )
     resume = None
-    if folder := run or _restarted(config):
+    if folder := run or restarted_run(config.out):
         resume = Resume(run=Path(folder), reset_memory=a.reset_memory, accept_changes=a.accept_changes)
     if result := train_text(config, name=name, resume=resume):
         print(describe_result(result, picture_of(result.run)))
@@ -114,9 +114,3 @@ def _size(arguments: list[str]) -> tuple[str | None, list[str]]:
         if word.startswith("--size="):
             return word.partition("=")[2], [*arguments[:i], *arguments[i + 1 :]]
     return None, arguments
-
-
-def _restarted(config: TrainConfig) -> str | None:
-    """The run folder, if torchrun started this process again after a fault and there is a checkpoint."""
-    run = Path(config.out or "")
-    return config.out if is_restarted(run) and Store(run).steps() else None

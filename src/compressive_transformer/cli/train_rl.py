@@ -15,6 +15,7 @@ from compressive_transformer.rl.config import AgentConfig
 from compressive_transformer.rl.folder import check_resumed, saved_agent_config
 from compressive_transformer.rl.run import train_agent
 from compressive_transformer.rl.score import describe_score
+from compressive_transformer.tasks.folder import restarted_run
 
 BUDGET = ("minutes", "steps")
 
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str], *, size: str | None = None, resume: str | Non
         description=f"Train an agent: compressive train rl [flags], or train --resume RUN. {rl.__doc__}",
     )
     config = AgentConfig(**{field.name: getattr(a, field.name) for field in fields(AgentConfig)})
-    if config.env != default.env and config.env_options == default.env_options:
+    given = any(word.replace("_", "-").startswith("--env-options") for word in arguments)
+    if config.env != default.env and not given:
         config = replace(config, env_options=())  # the recipe's are those of its own environment
     if all(getattr(config, budget) is None for budget in BUDGET):
         config = replace(config, **{budget: getattr(default, budget) for budget in BUDGET})
@@ -62,7 +64,9 @@ def main(arguments: Sequence[str], *, size: str | None = None, resume: str | Non
         )
     if spaces:
         check_resumed(default, spaces, config)
-    run, score = train_agent(config, resume=Path(resume) if resume else None)
+    run, score = train_agent(config, resume=Path(resume) if resume else restarted_run(config.out))
+    if score is None:
+        return
     print(describe_score(score))
     print(f"Run folder: {run}")
     print(f"Picture:    {picture_of(run)}")

@@ -35,6 +35,7 @@ def rl(size: Size = "small") -> AgentConfig:
         algorithm="vtrace",
         lr=1.5e-5,
         entropy=2e-3,
+        beyond_limits=False,
         trace=1.0,
         reward_scale=1.0,
         epochs=1,

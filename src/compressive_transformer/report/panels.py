@@ -281,7 +281,8 @@ def _parts(axes: Axes, runs: Sequence[Run], parts: Parts, *, log: bool = False) 
             continue
         stroke = STROKES[list(parts).index(label)] if len(runs) > 1 else "-"
         color = color_of(runs, run) if len(runs) > 1 else ALONE[label]
-        _curve(axes, run.at("train", "tokens"), np.where(y > 0, y, np.nan), color, stroke=stroke)
+        shown = np.where(y > 0, y, np.nan) if log else y
+        _curve(axes, run.at("train", "tokens"), shown, color, stroke=stroke)
         seen[label] = Line2D([], [], color=color if len(runs) == 1 else "0.3", ls=stroke, label=label)
     if len(seen) > 1:
         axes.legend(handles=list(seen.values()))

@@ -33,6 +33,8 @@ class Window(NamedTuple):
     """float32 [T, B] that came of it, not scaled."""
     ended: Tensor
     """bool [T, B], whether an episode ended with it."""
+    limited: Tensor
+    """bool [T, B], whether it ended by a limit of time alone."""
     bootstrap: Tensor
     """[B] value of what is seen after the window."""
     state: Any
@@ -83,14 +85,18 @@ class Actor:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self):
+        self.state = self.agent.core.initial_state(self.envs.num_envs)
+        self._begin()
+
+    def _begin(self, at: int = 0) -> None:
+        """New episodes; see ``Environments.reset``."""
         B, device = self.envs.num_envs, self.random.device
         action = torch.zeros(B, dtype=torch.int64, device=device)
         if not self.agent.spaces.discrete:
             action = torch.zeros(B, self.agent.num_actions, device=device)
         resets = torch.ones(B, dtype=torch.bool, device=device)
-        seen = self._tensor(self.envs.reset())
+        seen = self._tensor(self.envs.reset(at))
         self.inputs = Inputs(seen, action, torch.zeros(B, device=device), resets)
-        self.state = self.agent.core.initial_state(B)
         self.totals, self.lengths = np.zeros(B), np.zeros(B, np.int64)
 
     def window(self, length: int) -> tuple[Window, list[Episode]]:
@@ -105,9 +111,9 @@ class Actor:
         kept = self.agent.core.snapshot(self.state)
         values = self.agent.act(self.inputs, kept)[0].values
         inputs, *rest = zip(*rows, strict=True)
-        actions, log_probs, seen_values, rewards, ended = map(torch.stack, rest)
         inputs = Inputs._make(map(torch.stack, zip(*inputs, strict=True)))
-        window = Window(inputs, actions, log_probs, seen_values, rewards, ended, values, state)
+        actions, log_probs, seen_values, rewards, ended, limited = map(torch.stack, rest)
+        window = Window(inputs, actions, log_probs, seen_values, rewards, ended, limited, values, state)
         inside = self.clock.environment - inside
         self.clock.acting += time.perf_counter() - begun - inside
         return window, episodes
@@ -130,7 +136,8 @@ class Actor:
             for i in np.flatnonzero(moment.ended)
         ]
         self.totals[moment.ended], self.lengths[moment.ended] = 0, 0
-        return (inputs, actions, log_probs, decision.values, rewards, ended), episodes
+        limited = self._tensor(moment.limited)
+        return (inputs, actions, log_probs, decision.values, rewards, ended, limited), episodes
 
     def _tensor(self, x: Any) -> Tensor:
         return torch.from_numpy(x).to(self.random.device)
@@ -149,8 +156,8 @@ class Actor:
         kept = self.agent.core.snapshot(self.state)
         return kept.position if isinstance(kept, Memory) else 0
 
-    def load(self, tensors: dict[str, Tensor], position: int, *, same_episodes: bool) -> None:
-        """Goes on where ``tensors`` were taken; where episodes had to begin anew, what is seen stays."""
+    def load(self, tensors: dict[str, Tensor], position: int, *, at: int, same_episodes: bool) -> None:
+        """Goes on where ``tensors`` were taken, at step ``at``, in the same episodes or in new ones."""
         device = self.random.device
         self.random.set_state(tensors["random"])
         state = {n.removeprefix("state."): x.to(device) for n, x in tensors.items() if n.startswith("state.")}
@@ -158,3 +165,5 @@ class Actor:
         if same_episodes:
             self.inputs = Inputs(*(tensors[f"inputs.{name}"].to(device) for name in Inputs._fields))
             self.totals, self.lengths = (tensors[name].numpy().copy() for name in ("totals", "lengths"))
+        else:
+            self._begin(at)

@@ -28,6 +28,8 @@ class LearnConfig:
     """Weight of the policy's entropy, which keeps the agent trying."""
     discount: float = 0.99
     """What a reward is worth one step earlier."""
+    beyond_limits: bool = True
+    """Value episodes that a limit of time ends as if they went on; IMPALA values them 0 from there."""
     trace: float = 0.95
     """Lambda: how far the returns of a window are trusted beside the values."""
     value: float = 0.5

@@ -57,6 +57,8 @@ class Moment(NamedTuple):
     """float32 [B]."""
     ended: Array
     """bool [B], by their end or by a limit of time."""
+    limited: Array
+    """bool [B], those that a limit of time ended, or another cause from outside."""
     success: Array
     """float32 [B]: of the episodes that ended, how far they succeeded, 0 to 1; NaN elsewhere."""
 
@@ -67,8 +69,12 @@ class Environments(Protocol):
     num_envs: int
     spaces: Spaces
 
-    def reset(self) -> Array:
-        """Begins all episodes."""
+    def reset(self, at: int = 0) -> Array:
+        """Begins all episodes.
+
+        Args:
+            at: step of the run; a resumed one begins other episodes than it began with.
+        """
         ...
 
     def step(self, actions: Array) -> Moment:
@@ -159,14 +165,12 @@ class NonMatchEnvs:
             num_actions=self.envs.num_actions,
         )
 
-    def reset(self) -> Array:
-        return self.envs.reset(self.seed)
+    def reset(self, at: int = 0) -> Array:
+        return self.envs.reset(self.seed + at)
 
     def step(self, actions: Array) -> Moment:
         seen, rewards, ended, counts = self.envs.step(actions)
-        choices = counts["right"] + counts["wrong"]
-        share = np.divide(counts["right"], choices, out=np.full(self.num_envs, np.nan), where=choices > 0)
-        return Moment(seen, rewards, ended, share.astype(np.float32))
+        return Moment(seen, rewards, ended, ended, counts["success"])
 
     def state(self) -> dict[str, Any]:
         return self.envs.state()

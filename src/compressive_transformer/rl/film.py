@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,9 @@ def draw_episode(run: AgentRun, path: str | Path, *, seed: int = 0, milliseconds
     Raises:
         UsageError: pillow is missing, the name ends otherwise, or the file can't be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".gif":
-        raise UsageError(f"{path} can't be drawn; use a name that ends in .gif")
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise UsageError(f"a GIF needs pillow: {EXTRA}") from None
+    check_film(path)
+    from PIL import Image
+
     pictures = [Image.fromarray(picture) for picture in _frames(run, seed)]
     try:
         pictures[0].save(
@@ -52,7 +49,19 @@ def draw_episode(run: AgentRun, path: str | Path, *, seed: int = 0, milliseconds
         )
     except OSError as error:
         raise UsageError(f"{path} can't be written ({error.strerror}); choose another place") from None
-    return path
+    return Path(path)
+
+
+def check_film(path: str | Path) -> None:
+    """Refuses what ``draw_episode`` could not write.
+
+    Raises:
+        UsageError: pillow is missing, or the name ends otherwise.
+    """
+    if Path(path).suffix.lower() != ".gif":
+        raise UsageError(f"{path} can't be drawn; use a name that ends in .gif")
+    if find_spec("PIL") is None:
+        raise UsageError(f"a GIF needs pillow: {EXTRA}")
 
 
 def _frames(run: AgentRun, seed: int) -> list[Picture]:
@@ -99,7 +108,10 @@ def _picture(envs: Environments) -> Picture:
     if isinstance(envs, NonMatchEnvs):
         return envs.envs.render()
     assert isinstance(envs, GymEnvs)
-    return np.asarray(envs.render(), np.uint8)
+    picture = envs.render()
+    if not isinstance(picture, np.ndarray):
+        raise UsageError(f"{envs.name} draws no pictures; leave out --gif")
+    return picture.astype(np.uint8)
 
 
 def _frame(picture: Picture, attention: list[tuple[NDArray[Any], ...]], caption: str) -> Picture:

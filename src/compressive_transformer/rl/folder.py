@@ -76,6 +76,10 @@ def check_resumed(saved: AgentConfig, spaces: Spaces, config: AgentConfig) -> No
     """
     before, now = asdict(saved), asdict(config)
     changed = [name for name in before if name not in MAY_CHANGE and before[name] != now[name]]
+    for values in (before, now):  # weights and values are on its scale
+        values["learn.reward_scale"] = values["learn"]["reward_scale"]
+    if before["learn.reward_scale"] != now["learn.reward_scale"]:
+        changed.append("learn.reward_scale")
     if changed:
         name = changed[0]
         raise UsageError(

@@ -36,7 +36,9 @@ class NonMatchEnv(gymnasium.Env):
 
     def step(self, action: Any):
         seen, rewards, ended, counts = self.envs.step(np.array([action]), begin_anew=False)
-        info = {name: int(count[0]) for name, count in counts.items()}
+        info = {name: count[0].item() for name, count in counts.items()}
+        if np.isnan(info["success"]):
+            info["success"] = None  # NaN would not be equal to itself
         return seen[0], float(rewards[0]), False, bool(ended[0]), info
 
     def render(self) -> Any:

@@ -20,6 +20,7 @@ from compressive_transformer.rl.returns import Targets, generalized_advantages, 
 from compressive_transformer.train import OptimizerConfig
 from compressive_transformer.train.faults import Diverged
 from compressive_transformer.train.optimizer import Optimizer
+from compressive_transformer.train.parallel import World
 
 
 class Losses(NamedTuple):
@@ -62,10 +63,12 @@ class Learner:
     Args:
         agent: who learns.
         config: how.
+        world: the processes that learn together, each from windows of its own; alone by default.
     """
 
-    def __init__(self, agent: Agent, config: LearnConfig):
+    def __init__(self, agent: Agent, config: LearnConfig, world: World | None = None):
         self.agent, self.config = agent, config
+        self.world = world or World(device=next(agent.parameters()).device)
         self.spread = Spread()
         self.optimizer = Optimizer(
             agent,
@@ -75,7 +78,7 @@ class Learner:
         )
 
     def update(self, window: Window, done: float, random: torch.Generator) -> Losses:
-        """All passes over one window.
+        """All passes over one window; what is told of it are means over the processes.
 
         Args:
             window: as it was acted.
@@ -109,12 +112,18 @@ class Learner:
         c = self.config
         rewards, discounts = self._scaled(window)
         found = generalized_advantages(rewards, discounts, window.values, window.bootstrap, trace=c.trace)
-        mean, spread = found.advantages.mean(), self.spread.add(float(found.advantages.var(correction=0)))
+        exact = found.advantages.double()
+        mean, square = self.world.gather([float(exact.mean()), float(exact.square().mean())]).mean(0).tolist()
+        spread = self.spread.add(max(square - mean**2, 0.0))
         return found._replace(advantages=(found.advantages - mean) / spread)
 
     def _scaled(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Rewards and discounts of a window; what a limit of time cut off is worth what stood before it."""
         c = self.config
-        return window.rewards * c.reward_scale, c.discount * (~window.ended).to(torch.float32)
+        rewards = window.rewards * c.reward_scale
+        if c.beyond_limits:
+            rewards = rewards + c.discount * window.values * window.limited
+        return rewards, c.discount * (~window.ended).to(torch.float32)
 
     def _update(self, window: Window, targets: Targets | None) -> tuple[float, ...]:
         c = self.config
@@ -138,8 +147,11 @@ class Learner:
             policy = -torch.minimum(ratios * targets.advantages, limited * targets.advantages).mean()
         value = (targets.values - decision.values).square().mean() / 2
         (policy + c.value * value - c.entropy * entropy + compression).backward()
+        self.world.average([p.grad for p in self.agent.parameters() if p.grad is not None])
         main, auxiliary = (float(norm) for norm in self.optimizer.clip())
-        parts = torch.stack([policy, value, entropy, compression, log_ratios.abs().max()]).tolist()
+        own = torch.stack([policy, value, entropy, compression, log_ratios.abs().max()]).tolist()
+        found = self.world.gather(own)
+        parts = [*found[:, :-1].mean(0).tolist(), float(found[:, -1].max())]
         if not all(map(math.isfinite, (*parts, main, auxiliary))):
             self.optimizer.clear()
             raise Diverged("the loss or its gradient is no number; use a lower --learn.lr", suspect_from=0)
@@ -151,7 +163,7 @@ class Learner:
 def _rows(window: Window, rows: Tensor) -> Window:
     """Some environments of a window."""
     rows = rows.to(window.rewards.device)
-    names = ("actions", "log_probs", "values", "rewards", "ended")
+    names = ("actions", "log_probs", "values", "rewards", "ended", "limited")
     return window._replace(
         inputs=Inputs._make(x[:, rows] for x in window.inputs),
         **{name: getattr(window, name)[:, rows] for name in names},

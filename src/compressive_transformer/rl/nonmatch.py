@@ -80,6 +80,9 @@ class NonMatch:
         length: int = 180,
         observe: Observe = "compact",
     ):
+        numbers = {"objects": objects, "delay": delay, "length": length}
+        if wrong := [name for name, value in numbers.items() if not isinstance(value, int)]:
+            raise UsageError(f"{wrong[0]} {numbers[wrong[0]]!r} is not allowed; use a whole number")
         if not 2 <= objects <= 250:
             raise UsageError(f"objects {objects} is not allowed; use 2 to 250")
         if num_envs < 1 or delay < 0 or length < 1:
@@ -131,7 +134,8 @@ class NonMatch:
 
         Returns:
             What is seen [B, ...], of the next episode where that began; float32 [B] rewards; bool [B] whether
-            an episode ended; and of these episodes ``right`` and ``wrong``, int64 [B], the choices made.
+            an episode ended; and of these episodes ``right`` and ``wrong``, int64 [B], the choices made, and
+            ``success``, float32 [B], the share that is right, NaN where none was made.
 
         Raises:
             UsageError: there are other actions.
@@ -165,7 +169,10 @@ class NonMatch:
         s["trial"][took] += 1
         self._begin_trial(np.flatnonzero(took))
         ended_B = s["time"] >= self.length
-        counts = {name: np.where(ended_B, s[name], 0) for name in ("right", "wrong")}
+        counts: dict[str, Array] = {name: np.where(ended_B, s[name], 0) for name in ("right", "wrong")}
+        choices = counts["right"] + counts["wrong"]
+        share = np.full(self.num_envs, np.nan, np.float32)
+        counts["success"] = np.divide(counts["right"], choices, out=share, where=choices > 0)
         if begin_anew:
             self.begin(ended_B)
         return self.see(), rewards_B, ended_B, counts

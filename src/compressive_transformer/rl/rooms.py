@@ -190,6 +190,8 @@ class Rooms(NonMatch):
             raise UsageError(f"objects {objects} is not allowed; {NAME} has {len(OBJECTS)}")
         if settings.get("observe", "pixels") != "pixels":
             raise UsageError(f"observe {settings['observe']!r}: {NAME} shows pictures; leave observe out")
+        if settings.get("curriculum"):
+            raise UsageError(f"curriculum: each environment of {NAME} would have its own; give a delay")
         self.world = World()
         super().__init__(objects=objects, **settings)
 
@@ -262,6 +264,10 @@ class NonMatch3DEnv(NonMatchEnv):
         self.envs, self.render_mode = Rooms(**settings), render_mode
         self.observation_space = Box(0, 255, self.envs.observation_shape, np.uint8)
         self.action_space = Discrete(self.envs.num_actions)
+
+    def close(self) -> None:
+        assert isinstance(self.envs, Rooms)
+        self.envs.world.shadow_window.close()
 
 
 gymnasium.register(NAME, f"{__name__}:NonMatch3DEnv")

@@ -27,8 +27,8 @@ class AgentScore:
     env: str
     episodes: int
     mean_return: float
-    interval: float
-    """Half the width of the 95 % confidence interval of the mean."""
+    interval: float | None
+    """Half the width of the 95 % confidence interval of the mean; None of one episode."""
     success: float | None
     success_interval: float | None
     mean_length: float
@@ -87,7 +87,8 @@ def evaluation_envs(run: AgentRun, num_envs: int, seed: int, *, pictures: bool =
     options = [option for option in c.env_options if not option.startswith("curriculum=")]
     if pictures and c.env != NONMATCH:
         options.append("render_mode=rgb_array")
-    envs = make_envs(c.env, options, num_envs=num_envs, seed=EVALUATION_SEED + seed)
+    workers = 0 if pictures else min(c.workers, num_envs)
+    envs = make_envs(c.env, options, num_envs=num_envs, workers=workers, seed=EVALUATION_SEED + seed)
     if difference := describe_difference(run.agent.spaces, envs.spaces):
         envs.close()
         raise UsageError(f"{run.path} is of another environment: {difference}; use the one of then")
@@ -117,20 +118,24 @@ def _episodes(agent: Agent, envs: Environments, count: int, seed: int, greedy: b
     return [episode for of_row in found for episode in of_row]
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
+def _interval(values: list[float]) -> tuple[float, float | None]:
     """The mean, and half the width of its 95 % interval (normal approximation)."""
-    spread = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(np.mean(values)), float(1.96 * spread)
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    return mean, float(1.96 * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def describe_score(score: AgentScore) -> str:
     """What a score says, in some lines."""
+    interval = "" if score.interval is None else f" ± {score.interval:.2f}"
     lines = [
-        f"{score.env}: return {score.mean_return:.2f} ± {score.interval:.2f} over {score.episodes} episodes "
+        f"{score.env}: return {score.mean_return:.2f}{interval} over {score.episodes} episodes "
         f"of {score.mean_length:.0f} steps (95 % confidence)"
     ]
     if score.success is not None:
-        lines.append(f"success {score.success:.1%} ± {score.success_interval:.1%}")
+        interval = "" if score.success_interval is None else f" ± {score.success_interval:.1%}"
+        lines.append(f"success {score.success:.1%}{interval}")
     if score.normalised is not None:
         lines.append(f"human-normalised {score.normalised:.1%} (0 % is a random agent, 100 % a human)")
     return "\n".join(lines)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import multiprocessing
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -38,29 +39,27 @@ class GymEnvs:
         settings: of the environment.
         num_envs: B.
         workers: processes; 0 runs all in this one.
-        seed: that of the first environment; each next one has the next.
+        seed: decides all episodes.
     """
 
     def __init__(
         self, name: str, settings: dict[str, Any], *, num_envs: int, workers: int = 0, seed: int = 0
     ):
-        self.name, self.num_envs = name, num_envs
+        self.name, self.num_envs, self.seed = name, num_envs, seed
         shares = np.array_split(np.arange(num_envs), max(workers, 1))
         make = _Remote if workers else _Group
         # One here first: what is wrong with an environment is told before any process is started.
-        first = _Group(name, settings, [seed], [0])
+        first = _Group(name, settings, [0])
         first.close()
         self.spaces = first.spaces
-        self.groups = [
-            make(name, settings, [seed + int(i) for i in share], [int(i) for i in share]) for share in shares
-        ]
+        self.groups = [make(name, settings, share.tolist()) for share in shares]
 
-    def reset(self) -> Array:
-        return np.concatenate(self._all("reset", [()] * len(self.groups)))
+    def reset(self, at: int = 0) -> Array:
+        seeds = np.random.SeedSequence((self.seed, at)).generate_state(self.num_envs)
+        return np.concatenate(self._all("reset", [(part.tolist(),) for part in self._shared(seeds)]))
 
     def step(self, actions: Array) -> Moment:
-        sizes = np.cumsum([len(group.rows) for group in self.groups])[:-1]
-        moments = self._all("step", [(part,) for part in np.split(np.asarray(actions), sizes)])
+        moments = self._all("step", [(part,) for part in self._shared(np.asarray(actions))])
         return Moment(*(np.concatenate(parts) for parts in zip(*moments, strict=True)))
 
     def state(self) -> None:
@@ -74,11 +73,16 @@ class GymEnvs:
         """A picture of the first, where all run in this process and ``render_mode`` is ``rgb_array``."""
         group = self.groups[0]
         assert isinstance(group, _Group)
-        return group.envs[0].render()
+        with group.named():
+            return group.envs[0].render()
 
     def close(self) -> None:
         for group in self.groups:
             group.close()
+
+    def _shared(self, values: Array) -> list[Array]:
+        """What is each group's of the values of all environments."""
+        return np.split(values, np.cumsum([len(group.rows) for group in self.groups])[:-1])
 
     def _all(self, what: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """Asks all groups first, then waits for each."""
@@ -92,21 +96,21 @@ class _Group:
 
     Args:
         name, settings: as for ``GymEnvs``.
-        seeds: of the environments.
-        rows: their numbers among all.
+        rows: the environments' numbers among all.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]):
-        self.name, self.rows, self.seeds = name, rows, seeds
+    def __init__(self, name: str, settings: dict[str, Any], rows: list[int]):
+        self.name, self.rows = name, rows
         self.envs = [_make(name, settings) for _ in rows]
         self.spaces, self.read, self.say = spaces_of(name, self.envs[0])
         self.returns = np.zeros(len(rows))
         self._answer: Any = None
 
-    def reset(self) -> Array:
+    def reset(self, seeds: list[int]) -> Array:
         """Begins all episodes, by the seeds."""
         self.returns[:] = 0
-        seen = [env.reset(seed=seed)[0] for env, seed in zip(self.envs, self.seeds, strict=True)]
+        with self.named():
+            seen = [env.reset(seed=seed)[0] for env, seed in zip(self.envs, seeds, strict=True)]
         return np.stack([self._seen(x, row) for x, row in zip(seen, self.rows, strict=True)])
 
     def step(self, actions: Array) -> Moment:
@@ -116,16 +120,30 @@ class _Group:
 
     def _step(self, i: int, action: Any) -> tuple[Any, ...]:
         env, row = self.envs[i], self.rows[i]
-        seen, reward, terminated, truncated, info = env.step(self.say(action))
+        with self.named():
+            seen, reward, terminated, truncated, info = env.step(self.say(action))
         if not np.isfinite(reward):
             raise UsageError(f"environment {row} of {self.name} gave the reward {reward}; mend it")
         self.returns[i] += reward
         ended, success = bool(terminated or truncated), np.nan
         if ended:
-            success = float(info.get("is_success", info.get("success", self.returns[i] > 0)))
+            told = info.get("is_success", info.get("success", self.returns[i] > 0))
+            success = np.nan if told is None else float(told)
             self.returns[i] = 0
-            seen, _ = env.reset()
-        return self._seen(seen, row), np.float32(reward), np.bool_(ended), np.float32(success)
+            with self.named():
+                seen, _ = env.reset()
+        limited = ended and not terminated
+        found = self._seen(seen, row)
+        return found, np.float32(reward), np.bool_(ended), np.bool_(limited), np.float32(success)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Tells of what fails in an environment that we don't know."""
+        try:
+            yield
+        except Exception as error:
+            reason = f"{type(error).__name__}: {_line(error)}"
+            raise UsageError(f"an environment of {self.name} failed ({reason}); mend it") from None
 
     def _seen(self, seen: Any, row: int) -> Array:
         try:
@@ -164,18 +182,20 @@ class _Remote:
     """A group in a process of its own.
 
     Args:
-        name, settings, seeds, rows: as for ``_Group``.
+        name, settings, rows: as for ``_Group``.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]):
-        self.name, self.settings, self.seeds, self.rows = name, settings, seeds, rows
+    def __init__(self, name: str, settings: dict[str, Any], rows: list[int]):
+        self.name, self.settings, self.rows = name, settings, rows
+        self.seeds: list[int] = []
+        """Of the last reset."""
         self.restarted = False
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads, and hang
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, self.name, self.settings, self.seeds, self.rows)
+        arguments = (theirs, self.name, self.settings, self.rows)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # or its death would go unnoticed
@@ -191,6 +211,8 @@ class _Remote:
     def ask(self, what: str, *arguments: Any) -> None:
         """Sends what is to be done."""
         self.asked = what
+        if what == "reset":
+            (self.seeds,) = arguments
         with contextlib.suppress(OSError):  # it died: ``answer`` will see
             self.pipe.send((what, *arguments))
 
@@ -221,37 +243,36 @@ class _Remote:
             stacklevel=4,
         )
         asked, self.restarted = self.asked, True
-        self.seeds = [seed + LARGE_PRIME for seed in self.seeds]
         self._start()
-        self.ask("reset")
+        self.ask("reset", [seed + LARGE_PRIME for seed in self.seeds])
         seen = self.answer()
         n = len(self.rows)
         if asked == "reset":
             return seen
-        return Moment(seen, np.zeros(n, np.float32), np.ones(n, bool), np.full(n, np.nan, np.float32))
+        ended = np.ones(n, bool)
+        return Moment(seen, np.zeros(n, np.float32), ended, ended, np.full(n, np.nan, np.float32))
 
     def close(self) -> None:
         """Ends the process."""
         self.pipe.close()
         self.process.join(timeout=5)
         if self.process.is_alive():
-            self.process.terminate()
+            self.process.kill()
 
 
-def _serve(pipe: Connection, name: str, settings: dict[str, Any], seeds: list[int], rows: list[int]) -> None:
-    """What a process does until its pipe is closed."""
+def _serve(pipe: Connection, name: str, settings: dict[str, Any], rows: list[int]) -> None:
+    """What a process does until its pipe is closed. Signals are for who asks: it finishes its window."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
-        group = _Group(name, settings, seeds, rows)
+        group = _Group(name, settings, rows)
         while True:
             what, *arguments = pipe.recv()
             try:
                 pipe.send(("done", getattr(group, what)(*arguments)))
             except UsageError as error:
                 pipe.send(("error", str(error)))
-            except Exception as error:  # of an environment that we don't know
-                reason = f"{type(error).__name__}: {error}"
-                pipe.send(("error", f"an environment of {name} failed ({reason}); mend it"))
-    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+    except (EOFError, BrokenPipeError):
         return
 
 
@@ -271,7 +292,9 @@ def _make(name: str, settings: dict[str, Any]) -> Any:
         near = difflib.get_close_matches(name, [NONMATCH, *OWN, *gymnasium.registry], 1)
         hint = f"did you mean {near[0]!r}?" if near else "install the package that has it, or use MODULE:NAME"
         raise UsageError(f"environment {name!r} can't be made ({_line(error)}); {hint}") from None
-    except (TypeError, ModuleNotFoundError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # of an environment that we don't know
         raise UsageError(f"environment {name!r} can't be made ({_line(error)}); see its options") from None
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from compressive_transformer.checkpoint import CONFIG, STATE, Store
 from compressive_transformer.errors import UsageError
+from compressive_transformer.train.parallel import World
 
 LOCK = "lock"
 LAUNCH = "launch"
@@ -49,6 +50,28 @@ def make_run_folder(out: str | None, name: str) -> Path:
     return run
 
 
+def open_run(
+    out: str | None, name: str, resume: Path | None, world: World
+) -> tuple[Path, AbstractContextManager[None]]:
+    """The run folder, new or to go on with, and what keeps others from it: the first process does.
+
+    Args:
+        out, name: see ``make_run_folder``.
+        resume: the run to go on with.
+        world: the processes.
+
+    Raises:
+        UsageError: there is a run, or several processes were not told where.
+    """
+    if resume:
+        run = resume
+    elif world.size > 1 and not out:
+        raise UsageError("several processes need one run folder; give it by --out")
+    else:
+        run = make_run_folder(out, name) if world.first else Path(out or "")
+    return run, locked(run) if world.first else nullcontext()
+
+
 def is_restarted(run: Path) -> bool:
     """Whether torchrun starts again after a fault, and the run is the one that it began."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
@@ -57,6 +80,12 @@ def is_restarted(run: Path) -> bool:
         return (run / STATE / LAUNCH).read_text() == _launch()
     except OSError:
         return False
+
+
+def restarted_run(out: str | None) -> Path | None:
+    """The run folder, if torchrun started this process again after a fault and there is a checkpoint."""
+    run = Path(out or "")
+    return run if is_restarted(run) and Store(run).steps() else None
 
 
 def _launch() -> str:

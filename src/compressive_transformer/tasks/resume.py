@@ -82,13 +82,8 @@ class Resumed:
         Raises:
             UsageError: there is none, or config or text are broken.
         """
-        saved, store = flat(saved_config(run)), Store(run)
-        if world.first:
-            checkpoint, found = store.newest()
-            world.wait()
-        else:
-            world.wait()
-            checkpoint, found = store.trusted()
+        saved = flat(saved_config(run))
+        checkpoint, found = newest(run, world)
         known = Facts.of(found, checkpoint)
         if not is_count(found.get("metrics")) or not isinstance(found.get("text"), str):
             raise UsageError(f"{checkpoint}/facts.json lacks metrics or text; it is of another version")
@@ -134,7 +129,7 @@ class Resumed:
         if self.reset_memory and "text" not in self.changed:
             # Lanes of another number stand where they would stand after as many tokens.
             trainer.lanes.advance_to(trainer.tokens)
-        if trainer.done >= 1 and _is_scored(self.checkpoint.parent.parent):
+        if trainer.done >= 1 and is_scored(self.checkpoint.parent.parent, "validation"):
             raise UsageError(
                 f"the run is at its end (step {trainer.step}, {trainer.tokens:,} tokens, "
                 f"{trainer.seconds / 60:.1f} minutes); give a larger --steps, --tokens or --minutes to go on"
@@ -144,10 +139,25 @@ class Resumed:
         return ", ".join(f"{name} {self.changed[name]}" for name in names)
 
 
-def _is_scored(run: Path) -> bool:
-    """Whether a run at its end has come to its score, which a signal may have kept it from."""
+def newest(run: Path, world: World) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint and its facts. The first process looks for it, and the others follow.
+
+    Raises:
+        UsageError: there is none.
+    """
+    store = Store(run)
+    if world.first:
+        found = store.newest()
+        world.wait()
+        return found
+    world.wait()
+    return store.trusted()
+
+
+def is_scored(run: Path, event: str) -> bool:
+    """Whether a run at its end has come to its score, the event, which a signal may have kept it from."""
     events = [record["event"] for record in read_metrics(run)] if (run / METRICS).exists() else []
-    return "validation" in events[max((i for i, e in enumerate(events) if e == "saved"), default=0) :]
+    return event in events[max((i for i, e in enumerate(events) if e == "saved"), default=0) :]
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from compressive_transformer.evaluate import Evaluation, evaluate, key_of, measu
 from compressive_transformer.generate import generate
 from compressive_transformer.model import LanguageModel
 from compressive_transformer.tasks.corpora import Text, load_text
-from compressive_transformer.tasks.folder import locked, make_run_folder
+from compressive_transformer.tasks.folder import open_run
 from compressive_transformer.tasks.resume import Resumed
 from compressive_transformer.tasks.session import Session
 from compressive_transformer.tasks.sound import classical, write_sample
@@ -94,7 +93,7 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
         model = LanguageModel(config.model, vocab_size=tokenizer.vocab_size).to(world.device)
         if world.size > 1:
             torch.manual_seed(config.seed + world.rank)  # processes drop out other units
-        run, lock = _open(config, name, resume, world)
+        run, lock = open_run(config.out, name, resume.run if resume else None, world)
         with lock:
             trainer, session = _begin(config, run, resume, world, text, lanes, model)
             with session.showing():
@@ -105,19 +104,6 @@ def train_text(config: TrainConfig, *, name: str = "tiny", resume: Resume | None
                 session.say("reading the validation text ...")
                 model = session.whole_model(trainer.model, weights)
                 return _finish(model, config, text, session.metrics, run, len(lanes.rows))
-
-
-def _open(
-    config: TrainConfig, name: str, resume: Resume | None, world: World
-) -> tuple[Path, AbstractContextManager[None]]:
-    """The run folder, kept from others by the first process."""
-    if resume:
-        run = resume.run
-    elif world.size > 1 and not config.out:
-        raise UsageError("several processes need one run folder; give it by --out")
-    else:
-        run = make_run_folder(config.out, name) if world.first else Path(config.out or "")
-    return run, locked(run) if world.first else nullcontext()
 
 
 def _begin(

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from compressive_transformer.data import Batch, Lanes, StreamedLanes
@@ -237,10 +236,7 @@ class Trainer:
     def _finish_period(self) -> None:
         """Updates by what the budget left of an update period."""
         if self.world.size > 1 and not self.is_sharded:  # DDP has not added these up yet
-            for p in self.model.parameters():
-                if p.grad is not None:
-                    dist.all_reduce(p.grad)
-                    p.grad /= self.world.size
+            self.world.average([p.grad for p in self.model.parameters() if p.grad is not None])
         self._update(1.0)
 
     def _update_period(self) -> int:

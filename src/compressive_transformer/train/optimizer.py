@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -75,14 +76,26 @@ class Optimizer:
             for key, value in values.items()
         }
 
-    def allocate(self) -> dict[str, Tensor]:
-        """Makes room for a state that is then read into ``state()``, by a step that changes nothing."""
+    def allocate(self, known: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Makes room for a state that is then read into ``state()``, by a step that changes nothing.
+
+        Args:
+            known: names that the state has; weights of none of these had no gradient yet. All if not given.
+        """
         self.set_factor(0.0)
         for p in self.names:
             p.grad = torch.zeros_like(p)
         self.step()
         self.clear()
+        if known is not None:
+            self._forget_but(known)
         return self.state()
+
+    def _forget_but(self, known: Collection[str]) -> None:
+        for part in self.parts:
+            for p, values in list(part.state.items()):
+                if not any(f"{self.names[p]}.{key}" in known for key in values):
+                    del part.state[p]
 
 
 def split_objectives(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -50,17 +50,17 @@ class World:
         """Whether this process speaks, logs and validates for all."""
         return self.rank == 0
 
-    def share(self, lanes: int) -> range:
-        """The lanes that this process reads.
+    def share(self, count: int, what: str = "lanes") -> range:
+        """Those of the lanes, or environments, that are this process's.
 
         Raises:
             UsageError: they can't be shared out evenly.
         """
-        if lanes % self.size:
+        if count % self.size:
             raise UsageError(
-                f"{lanes} lanes can't be shared out to {self.size} processes; use a multiple of {self.size}"
+                f"{count} {what} can't be shared out to {self.size} processes; use a multiple of {self.size}"
             )
-        each = lanes // self.size
+        each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
     def gather(self, values: Sequence[float], group: ProcessGroup | None = None) -> Tensor:
@@ -71,6 +71,16 @@ class World:
             return own[None]
         dist.all_gather(found, own, group=group or self.host)
         return torch.stack(found)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Makes these tensors the mean over all processes, in place; in one message."""
+        if self.size == 1 or not tensors:
+            return
+        together = torch.cat([x.flatten() for x in tensors])
+        dist.all_reduce(together)
+        together /= self.size
+        for x, mean in zip(tensors, together.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view_as(x))
 
     def any(self, here: bool, group: ProcessGroup | None = None) -> bool:
         """Whether it is so in any process."""

@@ -101,7 +101,7 @@ def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
         steps=trainer.sums.steps,
         loss=trainer.sums.loss,
     )
-    return tensors | {f"{own}facts": _as_tensor(asdict(facts))}
+    return tensors | {f"{own}facts": as_tensor(asdict(facts))}
 
 
 def facts_of(trainer: Trainer) -> dict[str, Any]:
@@ -163,8 +163,8 @@ def _restore_own(trainer: Trainer, own: dict[str, Tensor], facts: Facts) -> None
     """What this process alone knew."""
     found = {name.removeprefix(_own(trainer)): x for name, x in own.items()}
     device = trainer.world.device
-    alone = from_plain(OwnFacts, _from_tensor(found["facts"]), "the facts of a process")
-    memory = Memory.from_tensors(_below("memory.", found), alone.position).to(device)
+    alone = from_plain(OwnFacts, from_tensor(found["facts"]), "the facts of a process")
+    memory = Memory.from_tensors(below("memory.", found), alone.position).to(device)
     if [m.sizes for m in memory.layers] != [m.sizes for m in trainer.memory.layers]:
         raise UsageError("the memory sizes are not those of the checkpoint; add --reset-memory")
     if memory.batch_size != trainer.memory.batch_size:
@@ -177,7 +177,7 @@ def _restore_own(trainer: Trainer, own: dict[str, Tensor], facts: Facts) -> None
     _like(found["compression"], trainer.sums.compression, "compression")
     trainer.sums.compression = found["compression"].to(device)
     parameters = dict(trainer.model.named_parameters())
-    for name, x in _below("gradient.", found).items():
+    for name, x in below("gradient.", found).items():
         _set_gradient(parameters[name], x.to(device))
     trainer.lanes.load_state_dict(alone.lanes)
     _set_random(found, device)
@@ -219,15 +219,22 @@ def _own(trainer: Trainer) -> str:
     return f"process.{trainer.world.rank}."
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
-def _as_tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
+    """What JSON can say, as a tensor among others."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def _from_tensor(x: Tensor) -> dict[str, Any]:
+def from_tensor(x: Tensor) -> dict[str, Any]:
+    """The table that became a tensor.
+
+    Raises:
+        UsageError: it is none.
+    """
     if x.dtype != torch.uint8 or x.ndim != 1:
         raise UsageError(f"the checkpoint has facts as {x.dtype} {tuple(x.shape)}; it is of another version")
     try:
