@@ -1,6 +1,7 @@
 """The paper's Figure 5 in small: how the compression rate decides what an agent can remember.
 
-    python experiments/rl.py --seeds 0 1 2
+    python experiments/rl.py                  # writes rl.json
+    python experiments/rl.py --task level     # writes rl_level.json
     python experiments/rl.py --table
 
 NonMatch with 60 blank steps between the rooms, another object in each trial, and nothing lost by a wrong
@@ -8,6 +9,9 @@ choice; a curriculum lengthens the delay from 0. The Transformers have one layer
 a window of 16 steps, so each reaches back as far as its rate lets it: 32, 48, 80 and 144 steps at rates 1, 2,
 4 and 8, and 32 with Transformer-XL. Who remembers nothing is right every other time. All learn from windows
 of 96 steps, as long as a trial, so that an LSTM can learn through time what to keep.
+
+``--task level`` is the recipe ``rl`` as it is, with one core or another: the level's rules with six objects,
+no delay, and nothing lost by a wrong choice.
 """
 
 from __future__ import annotations
@@ -51,6 +55,14 @@ ARMS = {
     "LSTM": arm("lstm", dim=256),
     "no memory": arm("none"),
 }
+LEVEL = {
+    "Compressive": replace(BASE, minutes=None),
+    **{
+        name: replace(BASE, minutes=None, core=core)
+        for name, core in (("Transformer-XL", "transformer-xl"), ("LSTM", "lstm"), ("no memory", "none"))
+    },
+}
+TASKS = {"delay": ARMS, "level": LEVEL}
 
 
 def main() -> None:
@@ -58,9 +70,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
-    parser.add_argument("--steps", type=int, default=2_000_000, help="of each run (default: 2,000,000)")
+    parser.add_argument("--task", choices=TASKS, default="delay", help="(default: delay)")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="(all of the task)")
+    parser.add_argument("--steps", type=int, default=700_000, help="of each run (default: 700,000)")
     a = parse(parser, __file__, seeds=(0, 1, 2))
+    if a.task == "level" and a.out.name == "rl.json":
+        a.out = a.out.with_name("rl_level.json")
+    a.arms = a.arms or list(TASKS[a.task])
+    if unknown := set(a.arms) - set(TASKS[a.task]):
+        parser.error(f"--arms: {sorted(unknown)[0]!r} is unknown; choose from {', '.join(TASKS[a.task])}")
     if not a.table:
         record(a)
     print(shown(a.out, table))
@@ -68,10 +86,11 @@ def main() -> None:
 
 def record(a: argparse.Namespace) -> None:
     """The runs that are missing, arms side by side for each seed."""
-    made = Record(a, {"task": list(TASK), "steps": a.steps})
+    arms = TASKS[a.task]
+    made = Record(a, {"task": list(next(iter(arms.values())).env_options), "steps": a.steps})
     for seed in a.seeds:
         for name in (name for name in a.arms if not made.has(arm=name, seed=seed)):
-            facts = trained(replace(ARMS[name], steps=a.steps, seed=seed))
+            facts = trained(replace(arms[name], steps=a.steps, seed=seed))
             print(f"{name}, seed {seed}: return {facts['mean_return']:.2f}", flush=True)
             made.add({"arm": name, "seed": seed} | facts)
 
@@ -103,7 +122,7 @@ def table(runs: Runs) -> str:
     returns, success = by_arm(runs, "mean_return"), by_arm(runs, "success")
     minutes, parameters = by_arm(runs, "minutes"), by_arm(runs, "parameters")
     rows = []
-    for name in (name for name in ARMS if name in returns):
+    for name in (name for name in dict.fromkeys((*LEVEL, *ARMS)) if name in returns):
         delays = [run["curve"][-1][4] for run in runs if run["arm"] == name]
         tried = [x for x in success[name] if x is not None]
         rows.append(

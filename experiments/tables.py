@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from lab import Runs, mean
 from matplotlib.figure import Figure
 
@@ -177,23 +178,43 @@ def speech() -> Figure:
 
 
 def agents() -> Figure:
-    """Figure 5: returns of agents against steps and CPU-minutes, smoothed, one line a seed."""
-    from rl import ARMS
-
-    found = load("rl")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
-    for number, name in enumerate(ARMS):
-        curves = [run["curve"] for run in found["runs"] if run["arm"] == name]
-        for seed, curve in enumerate(curves):
-            points = [point for point in curve if point[2] is not None]
-            returns = [mean([p[2] for p in points[max(i - 9, 0) : i + 1]]) for i in range(len(points))]
-            for axis, x in zip(axes, (0, 1), strict=True):
-                label = name if seed == 0 else None
-                axis.plot([p[x] for p in points], returns, color=f"C{number}", label=label, linewidth=1)
-    axes[0].set(xlabel="steps", ylabel="return of an episode, at the delay of then")
-    axes[1].set(xlabel="CPU-minutes")
-    axes[0].legend(fontsize="small")
+    """Figure 5: returns against steps and CPU-minutes, and the delay come to; mean and range of the seeds."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    draw_agents(axes[:2], load("rl")["runs"], RETURN)
+    draw_agents(axes[2:], load("rl")["runs"], DELAY)
+    axes[2].set(xlabel="steps", ylabel="blank steps between the rooms")
     return figure
+
+
+def agents_on_the_level() -> Figure:
+    """Returns against steps and CPU-minutes, mean and range of the seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    draw_agents(axes, load("rl_level")["runs"], RETURN)
+    return figure
+
+
+STEPS, MINUTES, RETURN, _, DELAY = range(5)
+"""What a point of an agent's curve has."""
+
+
+def draw_agents(axes: Any, runs: Runs, what: int) -> None:
+    """Curves against steps and CPU-minutes, smoothed over nine records."""
+    kernel = np.ones(9)
+    for number, name in enumerate(dict.fromkeys(run["arm"] for run in runs)):
+        curves = np.array([run["curve"] for run in runs if run["arm"] == name], dtype=np.float64)
+        known = np.isfinite(curves[..., what])
+        sums, counts = (
+            np.array([np.convolve(row, kernel, "same") for row in rows])
+            for rows in (np.where(known, curves[..., what], 0), known)
+        )
+        values = sums / np.maximum(counts, 1)
+        for axis, along in zip(axes, (STEPS, MINUTES), strict=False):
+            x = curves[..., along].mean(0)
+            axis.plot(x, values.mean(0), color=f"C{number}", label=name, linewidth=1.2)
+            axis.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.12, linewidth=0)
+    for axis, along in zip(axes, ("steps", "CPU-minutes"), strict=False):
+        axis.set(xlabel=along, ylabel="return of an episode")
+    axes[0].legend(fontsize="x-small")
 
 
 DRAWN: dict[str, tuple[Callable[[], Figure], ...]] = {
@@ -202,6 +223,7 @@ DRAWN: dict[str, tuple[Callable[[], Figure], ...]] = {
     "updates": (updates,),
     "speech_digits": (speech,),
     "rl": (agents,),
+    "rl_level": (agents_on_the_level,),
 }
 """Figures below the table of a record."""
 

@@ -5,6 +5,8 @@ OpenGL without a display. The pad is 9 m away and the objects 10 m, 4 m to eithe
 level's distances at its walking speed.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import contextlib
@@ -24,7 +26,7 @@ from compressive_transformer.rl.gym import NonMatchEnv
 from compressive_transformer.rl.nonmatch import BETWEEN, FIRST, SECOND, NonMatch
 
 try:
-    import pyglet  # pyright: ignore[reportMissingImports]
+    import pyglet
 
     pyglet.options["headless"] = sys.platform == "linux"  # heeded only before MiniWorld is imported
     from miniworld.entity import COLOR_NAMES, Ball, Key, MeshEnt
