@@ -63,6 +63,8 @@ LEVEL = {
     },
 }
 TASKS = {"delay": ARMS, "level": LEVEL}
+SHOWN = ("Compressive", *ARMS)
+"""In tables and figures in this order."""
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def table(runs: Runs) -> str:
     returns, success = by_arm(runs, "mean_return"), by_arm(runs, "success")
     minutes, parameters = by_arm(runs, "minutes"), by_arm(runs, "parameters")
     rows = []
-    for name in (name for name in dict.fromkeys((*LEVEL, *ARMS)) if name in returns):
+    for name in (name for name in SHOWN if name in returns):
         delays = [run["curve"][-1][4] for run in runs if run["arm"] == name]
         tried = [x for x in success[name] if x is not None]
         rows.append(

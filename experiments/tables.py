@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from lab import Runs, mean
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
@@ -178,11 +179,11 @@ def speech() -> Figure:
 
 
 def agents() -> Figure:
-    """Figure 5: returns against steps and CPU-minutes, and the delay come to; mean and range of the seeds."""
+    """Figure 5: returns at the delay of then, against steps and CPU-minutes, and that delay; mean and range of the seeds."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
     draw_agents(axes[:2], load("rl")["runs"], RETURN)
     draw_agents(axes[2:], load("rl")["runs"], DELAY)
-    axes[2].set(xlabel="steps", ylabel="blank steps between the rooms")
+    axes[2].set(ylabel="blank steps between the rooms")
     return figure
 
 
@@ -199,8 +200,11 @@ STEPS, MINUTES, RETURN, _, DELAY = range(5)
 
 def draw_agents(axes: Any, runs: Runs, what: int) -> None:
     """Curves against steps and CPU-minutes, smoothed over nine records."""
+    from rl import SHOWN
+
     kernel = np.ones(9)
-    for number, name in enumerate(dict.fromkeys(run["arm"] for run in runs)):
+    names = {run["arm"] for run in runs}
+    for number, name in enumerate(name for name in SHOWN if name in names):
         curves = np.array([run["curve"] for run in runs if run["arm"] == name], dtype=np.float64)
         known = np.isfinite(curves[..., what])
         sums, counts = (
@@ -214,6 +218,8 @@ def draw_agents(axes: Any, runs: Runs, what: int) -> None:
             axis.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.12, linewidth=0)
     for axis, along in zip(axes, ("steps", "CPU-minutes"), strict=False):
         axis.set(xlabel=along, ylabel="return of an episode")
+        if along == "steps":
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].legend(fontsize="x-small")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import agents
 import quality
 import tables
 from compressive_transformer.data import ByteTokenizer
@@ -94,3 +95,14 @@ def test_missing_library_is_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     told = capsys.readouterr().out
     assert "lucidrains" in told
     assert "environment.txt" in told
+
+
+@pytest.mark.parametrize("core", ["compressive", "lstm"])
+def test_agents_are_measured_part_by_part(core: str):
+    pytest.importorskip("gymnasium")
+    found = agents.child({"arm": core, "envs": 2, "windows": 1})
+    assert 0 < found["environment"] + found["acting"] + found["learning"] <= found["seconds"]
+    row = agents.summary([found])
+    assert math.isclose(row["steps_per_second"] * found["seconds"], found["steps"])
+    assert 0 < sum(row[part] for part in agents.PARTS) <= 1
+    assert len(agents.cells(row)) == 6
