@@ -36,6 +36,8 @@ from compressive_transformer.rl.trainer import AgentProgress, AgentTrainer
 DELAY = 60
 TASK = ("objects=6", f"delay={DELAY}", "redraw=true", "rewards=[1, 10, 0]", "curriculum=true")
 WINDOW = 96
+DELAY_NOW = 4
+"""Where a point of a curve has the delay of then."""
 EPISODES = 200
 """That are scored in the end, at the whole delay."""
 BASE = rl()
@@ -123,9 +125,10 @@ def table(runs: Runs) -> str:
     """A row for each arm."""
     returns, success = by_arm(runs, "mean_return"), by_arm(runs, "success")
     minutes, parameters = by_arm(runs, "minutes"), by_arm(runs, "parameters")
+    grows = any(run["curve"][-1][DELAY_NOW] for run in runs)
     rows = []
     for name in (name for name in SHOWN if name in returns):
-        delays = [run["curve"][-1][4] for run in runs if run["arm"] == name]
+        delays = [run["curve"][-1][DELAY_NOW] for run in runs if run["arm"] == name]
         tried = [x for x in success[name] if x is not None]
         rows.append(
             [
@@ -133,13 +136,14 @@ def table(runs: Runs) -> str:
                 f"{mean(returns[name]):.1f}",
                 f"{min(returns[name]):.1f}–{max(returns[name]):.1f}",
                 f"{mean(tried):.0%}" if tried else "–",
-                f"{mean(delays):.0f}",
+                *([f"{mean(delays):.0f}"] if grows else []),
                 f"{mean(minutes[name]):.1f}",
                 f"{parameters[name][0] / 1e6:.2f} M",
                 str(len(returns[name])),
             ]
         )
-    header = ["", "return", "range", "right choices", "delay reached", "CPU-minutes", "parameters", "seeds"]
+    delay = ["delay reached"] if grows else []
+    header = ["", "return", "range", "right choices", *delay, "CPU-minutes", "parameters", "seeds"]
     return markdown(header, rows)
 
 
