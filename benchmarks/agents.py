@@ -27,7 +27,7 @@ PARTS = ("environment", "acting", "learning")
 
 def main() -> None:
     """Measures, prints a table, writes it down."""
-    made = harness.parser(__doc__, ("ours",))
+    made = harness.parser(__doc__, (), sizes=False)
     made.add_argument("--envs", type=int, default=rl().envs, help=f"side by side (default: {rl().envs})")
     made.add_argument("--windows", type=int, default=20, help="in each measurement (default: 20)")
     made.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")

@@ -36,18 +36,25 @@ MAX_RSS = 1024 if sys.platform != "darwin" else 1  # bytes in what the system co
 console = Console(stderr=True)
 
 
-def parser(description: str | None, arms: tuple[str, ...] = tuple(ARMS)) -> argparse.ArgumentParser:
-    """With the arguments that every benchmark has."""
+def parser(
+    description: str | None, arms: tuple[str, ...] = tuple(ARMS), *, sizes: bool = True
+) -> argparse.ArgumentParser:
+    """With the arguments that every benchmark has; without a choice of arms if there are none."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument(
-        "--arms",
-        nargs="+",
-        default=list(arms),
-        choices=arms,
-        metavar="ARM",
-        help=f"models to measure, of: {', '.join(arms)}\n(default: all whose library is installed)",
-    )
-    made.add_argument("--size", choices=SIZES, default="standard", help="of all models (default: standard)")
+    made.set_defaults(arms=["ours"])
+    if arms:
+        made.add_argument(
+            "--arms",
+            nargs="+",
+            default=list(arms),
+            choices=arms,
+            metavar="ARM",
+            help=f"models to measure, of: {', '.join(arms)}\n(default: all whose library is installed)",
+        )
+    if sizes:
+        made.add_argument(
+            "--size", choices=SIZES, default="standard", help="of all models (default: standard)"
+        )
     made.add_argument("--threads", type=int, default=2, help="of torch, in each process (default: 2)")
     made.add_argument("--machine", default=processor(), help="what to call this machine in the record")
     made.add_argument("--out", type=Path, help="JSON to write; other groups in it stay")

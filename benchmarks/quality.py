@@ -5,11 +5,12 @@ r"""How well each arm predicts text it has not seen, after equal minutes of trai
     python benchmarks/quality.py --train book.txt --valid other.txt --size tiny --minutes 0.05 \
         --sweep-minutes 0.02 --valid-bytes 2000 --arms ours lucidrains             # tries it out
 
-First each arm tries each --batch for --sweep-minutes, and with the best of them its learning rates (or those
-of --lr); best is what predicts --tune best, or text of the held-out books behind what counts later. Then it
+First each library tries each --batch for --sweep-minutes, and with the best of them its learning rates (or
+those of --lr); best is what predicts --tune best, or text of the held-out books behind what counts later.
+This library has its recipe's batch and rate, which were chosen by longer runs on training text. Then each
 trains with each seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run
 is a process of its own, and is written down when it ends; started again with the same --out, only runs that
-are missing or failed are made.
+are missing, that failed, or that had another rate or batch than is best now are made.
 
 The same for all: text as bytes, in lanes that go on where the step before stopped, with the memory carried;
 warmup, a linear fall to the end of the minutes, clipping; AdamW, but for arms of ours that say otherwise.
@@ -63,6 +64,11 @@ def main() -> None:
     a = harness.parse(made, child)
     if not a.train or not a.valid:
         made.error("give text to learn from and text to score: --train FOLDER --valid FOLDER")
+    a.texts = {
+        name: Corpus.from_documents(read_documents(paths), ByteTokenizer()).fingerprint
+        for name, paths in (("train", a.train), ("valid", a.valid), ("tune", a.tune))
+        if paths
+    }
     runs = Runs(a)
     runs.check()
     for seed in a.seeds:
@@ -86,9 +92,9 @@ class Runs:
 
     def do(self, group: str, name: str, key: str, *, part: int = 1, **settings: Any) -> dict[str, Any]:
         """A run, unless it is there."""
-        done = self.of(group, name)
-        if "bits_per_byte" in done.get(key, {}):
-            return done[key]
+        done = self.of(group, name).get(key, {})
+        if "bits_per_byte" in done and all(done[x] == settings[x] for x in ("lr", "batch")):
+            return done
         a, title = self.a, f"{name}: {group}, {key}"
         task = {"arm": name, "size": a.size, "train": a.train, "valid": a.valid, "precision": a.precision}
         task |= {"valid_bytes": a.valid_bytes, "part": part} | settings
@@ -109,12 +115,10 @@ class Runs:
         """Refuses to add to what was made otherwise."""
         for group, place in self.found.items():
             made = place["about"]["settings"]
-            for name in ("threads", "precision", "valid_bytes", "sweep_minutes"):
+            for name in ("threads", "precision", "valid_bytes", "sweep_minutes", "texts"):
                 if group.startswith(f"{self.a.size}/") and made[name] != getattr(self.a, name):
-                    flag = "--" + name.replace("_", "-")
-                    raise SystemExit(
-                        f"{self.a.out} was made with {flag} {made[name]}: use that, or another --out"
-                    )
+                    how = "other texts" if name == "texts" else f"--{name.replace('_', '-')} {made[name]}"
+                    raise SystemExit(f"{self.a.out} was made with {how}: use that, or another --out")
 
     def best(self, name: str) -> dict[str, Any]:
         """The batch that does best at the middle rate, and the rate that does best with it; empty if none."""

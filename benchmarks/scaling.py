@@ -35,7 +35,7 @@ FACTORS: dict[str, tuple[float, ...]] = {
 
 def main() -> None:
     """Measures, prints a table, writes it down."""
-    made = harness.parser(__doc__, ("ours",))
+    made = harness.parser(__doc__, ())
     made.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     made.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
     made.add_argument("--seconds", type=float, default=5, help="of steps in each measurement (default: 5)")
@@ -71,11 +71,12 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
 
 def summary(rounds: list[dict[str, Any]], usual: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over rounds, and over the ratios within rounds."""
-    if failed := [m for m in (*rounds, *usual) if "failed" in m]:
+    pairs = [(m, u) for m, u in zip(rounds, usual, strict=True) if "failed" not in u]
+    if failed := [m for m in (*rounds, *(() if pairs else usual)) if "failed" in m]:
         return failed[0]
     return {
         "seconds": median(m["seconds"] for m in rounds),
-        "ratio": median(m["seconds"] / u["seconds"] for m, u in zip(rounds, usual, strict=True)),
+        "ratio": median(m["seconds"] / u["seconds"] for m, u in pairs),
         "peak_mb": median(m["peak_mb"] for m in rounds),
         "parameters": rounds[0]["parameters"],
         "tokens": rounds[0]["tokens"],

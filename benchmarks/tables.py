@@ -126,6 +126,8 @@ def scaling(found: dict[str, Any], group: str) -> str:
         return NOTHING
     rows = []
     for name, m in found[group]["arms"].items():
+        if "failed" in m:
+            continue
         cells = (f"{1000 * m['seconds']:,.0f}", f"{m['ratio']:.2f}", f"{m['flops_ratio']:.2f}")
         rows.append((name, *cells, f"{m['peak_mb']:,.0f}", f"{m['predicted_mb']:,.0f}"))
     header = ("", "ms/step", "× usual", "× usual by formula", "MB", "MB by formula")

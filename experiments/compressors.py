@@ -1,6 +1,6 @@
 """The paper's Table 5 in small: compression functions and what teaches them, on books as bytes.
 
-    python experiments/compressors.py --train pg19/train --valid pg19/validation    # trains, writes a record
+    python experiments/compressors.py --train pg19/train --valid pg19/heldout       # trains, writes a record
     python experiments/compressors.py --table                                       # prints its table
 
 Every arm is the recipe ``tiny`` at width 128 and equal tokens, but for what its name says. A convolution adds

@@ -6,6 +6,7 @@ A script names its arms and says what to measure; ``main`` does the rest. The re
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from itertools import dropwhile
 from pathlib import Path
@@ -110,12 +111,13 @@ def _record(a: Any, arms: Mapping[str, TrainConfig], measure: Measure) -> None:
     made = Record(a, text)
     for seed in a.seeds:
         for name, config in arms.items():
-            if made.has(arm=name, seed=seed):
+            config = replace(config, tokens=a.tokens, seed=seed)
+            if made.has(config, arm=name, seed=seed):
                 continue
-            model, facts = trained(replace(config, tokens=a.tokens, seed=seed), train)
+            model, facts = trained(config, train)
             facts |= measure(model, train, valid)
             print(f"{name}, seed {seed}: {facts.get('bits_per_byte', float('nan')):.4f}", flush=True)
-            made.add({"arm": name, "seed": seed} | facts)
+            made.add(config, {"arm": name, "seed": seed} | facts)
 
 
 def trained(config: TrainConfig, train: Corpus) -> tuple[LanguageModel, dict[str, Any]]:
@@ -158,24 +160,27 @@ class Record:
         self.out, self.threads, self.settings = Path(a.out), a.threads, settings
         self._read()
 
-    def has(self, **facts: Any) -> bool:
-        """Whether there is a run with these facts."""
-        return any(facts.items() <= run.items() for run in self._read()["runs"])
+    def has(self, config: Any, **facts: Any) -> bool:
+        """Whether there is a run with these facts; one by another config is not gone on with."""
+        for run in self._read()["runs"]:
+            if facts.items() <= run.items():
+                if run["config"] != digest(config):
+                    raise SystemExit(f"{self.out}: {facts} was made with other settings; use another --out")
+                return True
+        return False
 
-    def add(self, *runs: dict[str, Any], **facts: Any) -> None:
-        """Writes runs down, and facts beside them, with how and where they were made."""
-        words = _without_arms([Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]])
+    def add(self, config: Any, *runs: dict[str, Any], **facts: Any) -> None:
+        """Writes runs of a config down, and facts beside all runs, with how and where they were made."""
+        how = {"config": digest(config), "threads": self.threads, "date": str(date.today())}
         about = {
-            "command": shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words]),
-            "date": str(date.today()),
             "torch": torch.__version__,
             "machine": f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
             "bfloat16": has_bfloat16("cpu"),
-            "threads": self.threads,
         }
         with FileLock(self.out.with_suffix(".lock")):
             found = self._read()
-            found["runs"] += runs
+            found["runs"] += [run | how for run in runs]
+            about["command"] = _command(sorted({run["seed"] for run in found["runs"] if "seed" in run}))
             write_json(self.out, found | about | facts)
 
     def _read(self) -> dict[str, Any]:
@@ -189,12 +194,21 @@ class Record:
         return found
 
 
-def _without_arms(words: list[str]) -> list[str]:
-    """The command that makes all arms, which one process made some of."""
-    if "--arms" not in words:
-        return words
-    at = words.index("--arms")
-    return words[:at] + list(dropwhile(lambda word: not word.startswith("--"), words[at + 1 :]))
+def digest(config: Any) -> str:
+    """Tells settings, a dataclass or a dict, from others."""
+    plain = config if isinstance(config, dict) else asdict(config)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _command(seeds: list[int]) -> str:
+    """That makes all arms with these seeds, of which one process made some."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    for flag in ("--arms", "--seeds"):
+        if flag in words:
+            at = words.index(flag)
+            words[at:] = dropwhile(lambda word: not word.startswith("--"), words[at + 1 :])
+    words += ["--seeds", *map(str, seeds)] if seeds else []
+    return shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words])
 
 
 def shown(out: Path, table: Callable[[Runs], str]) -> str:

@@ -1,6 +1,6 @@
 """What compressed memory gains over Transformer-XL, where in a text, for which words, at which rate and size.
 
-    python experiments/memory.py --train pg19/train --valid pg19/validation    # trains, writes memory.json
+    python experiments/memory.py --train pg19/train --valid pg19/heldout       # trains, writes memory.json
     python experiments/memory.py --table                                       # prints its tables
 
 Books as bytes, each arm the recipe ``tiny`` at width 128 and equal tokens but for what its name says.

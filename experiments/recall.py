@@ -221,13 +221,13 @@ def record(a: argparse.Namespace) -> None:
     made = Record(a, {"steps": a.steps})
     for seed in a.seeds:
         for name in a.arms:
-            if made.has(arm=name, seed=seed):
+            if made.has(ARMS[name], arm=name, seed=seed):
                 continue
             model, facts = train(ARMS[name], seed, a.steps)
             facts |= {"recalled": recalled(model), "parameters": sum(p.numel() for p in model.parameters())}
             shares = [f"{hits / max(asked, 1):.2f}" for hits, asked in facts["recalled"].values()]
             print(f"{name}, seed {seed}: {' '.join(shares)}, taught to {facts['longest']}", flush=True)
-            made.add({"arm": name, "seed": seed} | facts)
+            made.add(ARMS[name], {"arm": name, "seed": seed} | facts)
 
 
 def table(runs: Runs) -> str:

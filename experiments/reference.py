@@ -4,12 +4,13 @@ r"""The model that comes with the package, and a Transformer-XL of equal attenti
     OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150 \
         --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
     python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
-    python experiments/reference.py runs/compressive --pack     # makes it the package's, with its card
+    python experiments/reference.py runs/compressive --pack "one thread of an Intel Xeon with AMX"
     python experiments/reference.py --table
 
 Both train at the same time for the same time, a processor each, so that their cost is the same whatever the
 machine does besides. The wider feed-forward of Transformer-XL weighs as much as the convolutions. Scored are
-all bytes of each test book, from an empty memory on; words are what stands between spaces.
+all bytes of each test book, from an empty memory on; words are what stands between spaces. --pack makes a run
+the one that comes with the package, and says in its card where it was trained.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", type=Path, help="run folders")
     parser.add_argument("--test", nargs="+", help="files or folders of text to score")
-    parser.add_argument("--pack", action="store_true", help="make the one run the package's")
+    parser.add_argument("--pack", metavar="WHERE", help="make the one run the package's")
     a = parse(parser, __file__, seeds=(0,))
     if a.pack:
         if len(a.runs) != 1:
@@ -54,7 +55,7 @@ def main() -> None:
         scored = [run for run in json.loads(a.out.read_text())["runs"] if run["arm"] == a.runs[0].name]
         if not scored:
             parser.error(f"{a.runs[0].name} is not in {a.out}; score it first")
-        pack(a.runs[0], scored[0])
+        pack(a.runs[0], scored[0], a.pack)
         return
     if not a.table:
         if not a.runs or not a.test:
@@ -67,8 +68,10 @@ def record(a: argparse.Namespace) -> None:
     """Scores each run that is missing."""
     test = prepare(a.test, load_run(a.runs[0]).tokenizer)
     made = Record(a, {"test": test.fingerprint, "books": list(test.names)})
-    for path in (path for path in a.runs if not made.has(arm=path.name)):
-        made.add({"arm": path.name} | measured(path, test))
+    for path in a.runs:
+        config = read_json(path / CONFIG)
+        if not made.has(config, arm=path.name):
+            made.add(config, {"arm": path.name} | measured(path, test))
 
 
 def measured(path: Path, test: Any) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def measured(path: Path, test: Any) -> dict[str, Any]:
 CARD = Path(__file__).with_name("reference_card.md")
 
 
-def pack(path: Path, scored: dict[str, Any]) -> None:
+def pack(path: Path, scored: dict[str, Any], where: str) -> None:
     """Puts config, weights in bfloat16, a thinned log and a model card into the package."""
     folder = REFERENCE_FOLDER
     folder.mkdir(exist_ok=True)
@@ -116,7 +119,7 @@ def pack(path: Path, scored: dict[str, Any]) -> None:
         tokens=scored["tokens"],
         minutes=scored["seconds"] / 60,
         steps=scored["step"],
-        where="one thread of an Intel Xeon with AMX",
+        where=where,
         command=f"compressive train --data pg19/train {budget_of(training)}",
         bits=scored["bits_per_byte"],
         perplexity=scored["word_perplexity"],

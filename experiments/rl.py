@@ -8,10 +8,13 @@ NonMatch with 60 blank steps between the rooms, another object in each trial, an
 choice; a curriculum lengthens the delay from 0. The Transformers have one layer and 32 slots of memory behind
 a window of 16 steps, so each reaches back as far as its rate lets it: 32, 48, 80 and 144 steps at rates 1, 2,
 4 and 8, and 32 with Transformer-XL. Who remembers nothing is right every other time. All learn from windows
-of 96 steps, as long as a trial, so that an LSTM can learn through time what to keep.
+of 96 steps, as long as a trial. All are scored at the whole delay, also those that did not come to it: the
+delay at the end is what an agent was practising when its steps were over.
 
 ``--task level`` is the recipe ``rl`` as it is, with one core or another: the level's rules with six objects,
-no delay, and nothing lost by a wrong choice.
+no delay, and nothing lost by a wrong choice. The LSTM has the width of the others there, half their weights;
+with the delay it is twice as wide and has twice their weights. Learning rates are the recipe's, which was made
+with the compressive core.
 """
 
 from __future__ import annotations
@@ -93,10 +96,13 @@ def record(a: argparse.Namespace) -> None:
     arms = TASKS[a.task]
     made = Record(a, {"task": list(next(iter(arms.values())).env_options), "steps": a.steps})
     for seed in a.seeds:
-        for name in (name for name in a.arms if not made.has(arm=name, seed=seed)):
-            facts = trained(replace(arms[name], steps=a.steps, seed=seed))
+        for name in a.arms:
+            config = replace(arms[name], steps=a.steps, seed=seed)
+            if made.has(config, arm=name, seed=seed):
+                continue
+            facts = trained(config)
             print(f"{name}, seed {seed}: return {facts['mean_return']:.2f}", flush=True)
-            made.add({"arm": name, "seed": seed} | facts)
+            made.add(config, {"arm": name, "seed": seed} | facts)
 
 
 def trained(config: AgentConfig) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def table(runs: Runs) -> str:
                 str(len(returns[name])),
             ]
         )
-    delay = ["delay reached"] if grows else []
+    delay = ["delay at the end"] if grows else []
     header = ["", "return", "range", "right choices", *delay, "CPU-minutes", "parameters", "seeds"]
     return markdown(header, rows)
 

@@ -14,6 +14,7 @@ one is on all of them. Its time does not count; that of compiling does, as a use
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,9 @@ WIDER = 4 * SHAPE.dim + 4 * SHAPE.dim // 2
 
 def arm(base: TrainConfig = BASE, **model: Any) -> TrainConfig:
     """The recipe with another model."""
-    return replace(base, minutes=None, compile="on", model=replace(base.model, **model))
+    return replace(
+        base, minutes=None, validate_minutes=math.inf, compile="on", model=replace(base.model, **model)
+    )
 
 
 ARMS = {
@@ -77,14 +80,15 @@ def record(a: argparse.Namespace) -> None:
     train, test = corpora(a)
     text = {"train": train.fingerprint, "test": test.fingerprint, "samples": a.samples}
     made = Record(a, text)
-    if not made.has():
-        made.add(classical=classical(train, test), rate=a.rate)
+    beside = {"classical": classical(train, test), "rate": a.rate}
     for seed in a.seeds:
-        for name in (name for name in a.arms if not made.has(arm=name, seed=seed)):
+        for name in a.arms:
             config = replace(ARMS[name], tokens=a.samples, seed=seed, tokenizer=train.tokenizer.name)
+            if made.has(config, arm=name, seed=seed):
+                continue
             facts = trained(config, train, test)
             print(f"{name}, seed {seed}: {facts['bits_per_sample']:.4f} bits a sample", flush=True)
-            made.add({"arm": name, "seed": seed} | facts)
+            made.add(config, {"arm": name, "seed": seed} | facts, **beside)
 
 
 def corpora(a: argparse.Namespace) -> tuple[Corpus, Corpus]:

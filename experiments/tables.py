@@ -81,8 +81,10 @@ def section(script: str, name: str) -> str:
     if "classical" in found:
         values = ", ".join(f"{way} {bits:.3f}" for way, bits in found["classical"].items())
         tables += f"\n\nOn the same recordings, in bits per sample: {values}."
-    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
-    made = f"{threads} of {found['machine']}, torch {found['torch']}, {found['date']}"
+    threads = " or ".join(map(str, sorted({run["threads"] for run in found["runs"]})))
+    threads += " thread" if threads == "1" else " threads"
+    day = max(run["date"] for run in found["runs"])
+    made = f"{threads} of {found['machine']}, torch {found['torch']}, {day}"
     figures = [f"![{inspect.getdoc(draw)}](figures/{draw.__name__}.svg)" for draw in DRAWN.get(name, ())]
     return "\n\n".join([tables, *figures, f"<sub>{made}: `{found['command']}`</sub>"])
 
@@ -199,10 +201,10 @@ STEPS, MINUTES, RETURN, _, DELAY = range(5)
 
 
 def draw_agents(axes: Any, runs: Runs, what: int) -> None:
-    """Curves against steps and CPU-minutes, smoothed over nine records."""
+    """Curves against steps and CPU-minutes; returns are smoothed over three records."""
     from rl import SHOWN
 
-    kernel = np.ones(9)
+    kernel = np.ones(3 if what == RETURN else 1)
     names = {run["arm"] for run in runs}
     for number, name in enumerate(name for name in SHOWN if name in names):
         curves = np.array([run["curve"] for run in runs if run["arm"] == name], dtype=np.float64)

@@ -4,9 +4,8 @@
     python experiments/updates.py --table               # prints its table
 
 Books as bytes, the recipe ``tiny`` with Adam at a constant rate. After the first part of the steps each
-branch goes on from the same weights, memory and place in the text: with a learning rate of 0 or little, as
-before, or with an update every 2 or 4 steps. Shown is the mean training loss of the last steps of each
-branch.
+branch goes on from the same weights, memory and place in the text: as before, with a small learning rate or
+hardly any, or with an update every 2 or 4 steps. Shown is the mean training loss of the last steps of each.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from compressive_transformer.train import Progress, TrainConfig, Trainer
 from compressive_transformer.train.state import facts_of, restore, tensors_of
 
 RATE = 1e-3
+ADAM = {"name": "adamw", "lr": RATE, "final_lr": 1.0, "weight_decay": 0.0, "beta2": 0.999}
+"""Without decay AdamW is Adam."""
 BEFORE = "before"
 BRANCHES: dict[str, dict[str, Any]] = {
     "as before": {},
@@ -67,15 +68,16 @@ def main() -> None:
 def record(train: Corpus, a: argparse.Namespace) -> None:
     """All branches of each seed that is missing."""
     made = Record(a, {"steps": a.steps, "train": train.fingerprint})
-    for seed in (seed for seed in a.seeds if not made.has(seed=seed)):
-        with TemporaryDirectory() as folder:
-            made.add(*branches(train, seed, a.steps[0], a.steps[1], Path(folder)))
+    for seed in a.seeds:
+        usual = replace(arm(optimizer=ADAM, seed=seed, steps=a.steps[0]), compile="off")
+        if not made.has(usual, seed=seed):
+            with TemporaryDirectory() as folder:
+                made.add(usual, *branches(train, usual, a.steps[1], Path(folder)))
 
 
-def branches(train: Corpus, seed: int, before: int, after: int, folder: Path) -> Runs:
-    """Of one seed, what comes of each branch."""
-    usual = arm(optimizer={"name": "adamw", "lr": RATE, "final_lr": 1.0}, seed=seed, steps=before)
-    usual = replace(usual, compile="off")
+def branches(train: Corpus, usual: TrainConfig, after: int, folder: Path) -> Runs:
+    """What comes of each branch."""
+    seed, before = usual.seed, usual.steps or 0
     trunk, curve = new_trainer(usual, train)
     trunk.run()
     runs = [{"arm": BEFORE, "seed": seed, "bits": curve}]

@@ -118,7 +118,8 @@ def test_a_run_is_packed(script: Any, run: Path, tmp_path: Path, monkeypatch: py
     reference, folder = script("reference"), tmp_path / "reference"
     monkeypatch.setattr(reference, "REFERENCE_FOLDER", folder)
     scored = {"parameters": 3e6, "tokens": 1000, "seconds": 600.0, "step": 12, "bits_per_byte": 1.5}
-    reference.pack(run, scored | {"word_perplexity": 300.0, "bytes": 9, "books": {"10146.txt": 1.5}})
+    scored |= {"word_perplexity": 300.0, "bytes": 9, "books": {"10146.txt": 1.5}}
+    reference.pack(run, scored, "one thread of a machine")
     packed, whole = load_run(folder), load_run(run)
     assert not Path(packed.training["data"][0]).is_absolute()
     for name, x in packed.model.state_dict().items():

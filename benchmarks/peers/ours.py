@@ -47,9 +47,12 @@ class Ours(Arm):
         self.language_model = LanguageModel(self.config(size), vocab_size=size.vocab)
         return self.language_model
 
+    compiled = False
+    """Whether the layers are compiled from the first step on, however long training takes."""
+
     def compile_for(self, minutes: float) -> None:
         """Compiles the layers if training for so long does."""
-        if is_compiled(TrainConfig(minutes=minutes), torch.device("cpu")):
+        if not self.compiled and is_compiled(TrainConfig(minutes=minutes), torch.device("cpu")):
             compile_layers(list(self.language_model.core.layers))
 
     def start(self, rows: int) -> Memory:
@@ -74,6 +77,8 @@ class Ours(Arm):
 
 class OursCompiled(Ours):
     """Compiled, as training does by itself if it lasts 4 minutes or more."""
+
+    compiled = True
 
     def build(self, size: Size) -> nn.Module:
         model = super().build(size)
