@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     sizes = {}
-    print("| model | parameters | checkpoint | a step | training held | a step meanwhile | on disk after |")
+    print("| model | parameters | checkpoint | a step | training held | a step meanwhile | on disk within |")
     print("|---|---|---|---|---|---|---|")
     for name, config in SIZES.items():
         with TemporaryDirectory() as folder:

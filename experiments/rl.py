@@ -12,9 +12,9 @@ of 96 steps, as long as a trial. All are scored at the whole delay, also those t
 delay at the end is what an agent was practising when its steps were over.
 
 ``--task level`` is the recipe ``rl`` as it is, with one core or another: the level's rules with six objects,
-no delay, and nothing lost by a wrong choice. The LSTM has the width of the others there, half their weights;
-with the delay it is twice as wide and has twice their weights. Learning rates are the recipe's, which was made
-with the compressive core.
+no delay, and nothing lost by a wrong choice. The LSTM has the width of the others there, and half their
+weights; with the delay it is twice as wide, and has twice their weights. Learning rates are the recipe's,
+which was made with the compressive core.
 """
 
 from __future__ import annotations

@@ -337,14 +337,18 @@ def test_only_bad_recordings_are_refused(bad: dict[str, Path], tmp_path: Path):
         prepare([str(place)], MULAW)
 
 
+def test_what_fails_while_a_recording_is_written_is_not_blamed_on_the_file(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"^no numbers$"), write_recording(tmp_path / "x.wav", RATE):
+        raise UsageError("no numbers")
+
+
 def test_unusual_recordings_are_told_of(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.stack([tone()] * 8, axis=1), RATE)
     soundfile.write(tmp_path / "b.wav", np.clip(tone(rate=22_050, loud=3.0), -1, 1), 22_050)
     with pytest.warns(UserWarning, match="record") as caught:
         prepare([str(tmp_path)], MULAW)
     said = " ".join(str(warning.message) for warning in caught)
-    assert "recordings of 8,000 (as" in said
-    assert "22,050 (as" in said
+    assert "recordings of 22,050 (as" in said
     assert "resampled to 8,000" in said
     assert "1 recording(s), such as" in said
     assert "more than two channels" in said

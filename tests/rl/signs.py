@@ -28,7 +28,8 @@ class Recall:
         rewards = right * ended
         success = np.where(ended, right, np.nan).astype(np.float32)
         seen = self.reset() if ended.all() else self._see()
-        return Moment(seen, rewards, ended, np.zeros_like(ended), success)
+        no = np.zeros_like(ended)
+        return Moment(seen, rewards, ended, no, success, no)
 
     def _see(self) -> Any:
         seen = np.zeros((self.num_envs, 3), np.float32)

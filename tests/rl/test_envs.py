@@ -7,10 +7,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.model import ModelConfig
+from compressive_transformer.rl.actor import Actor
+from compressive_transformer.rl.agent import Agent
 from compressive_transformer.rl.envs import make_envs, parse_options
+from tiny import TINY
 
 
 class Counter(gymnasium.Env):
@@ -71,7 +76,7 @@ def test_episodes_follow_one_another(workers: int):
         assert envs.spaces.num_actions == 3
         assert (envs.reset() == [[0, 1]] * 3).all()
         for step in range(1, 9):
-            seen, rewards, ended, limited, success = envs.step(np.array([0, 1, 2]))
+            seen, rewards, ended, limited, success, _ = envs.step(np.array([0, 1, 2]))
             assert (seen[:, 0] == step % 4).all()
             assert (seen[:, 1] == 1 + step // 4).all()
             assert list(rewards) == [5, 6, 7]  # actions begin with 5
@@ -99,9 +104,10 @@ def test_a_process_that_dies_is_started_once_more_and_named():
         with pytest.warns(
             UserWarning, match=r"environments 0 to 1 of .* died \(exit code -9\) and was started"
         ):
-            seen, rewards, ended, limited, success = envs.step(np.zeros(2, int))
+            seen, rewards, ended, limited, success, lost = envs.step(np.zeros(2, int))
         assert (seen[:, 0] == 0).all()
         assert ended.all()
+        assert lost.all()
         assert limited.all()
         assert not rewards.any()
         assert np.isnan(success).all()
@@ -109,6 +115,20 @@ def test_a_process_that_dies_is_started_once_more_and_named():
             envs.step(np.zeros(2, int))
         with pytest.raises(UsageError, match="died again"):
             envs.step(np.zeros(2, int))
+    finally:
+        envs.close()
+
+
+def test_episodes_that_were_lost_are_not_told_of():
+    envs = of_counter(num_envs=2, workers=1, wrong="die")
+    try:
+        agent = Agent(envs.spaces, "none", ModelConfig(**TINY))
+        actor = Actor(agent, envs, torch.Generator().manual_seed(0))
+        with pytest.warns(UserWarning, match="was started"):
+            window, episodes = actor.window(4)
+        assert window.ended[2].all()  # the third step, which killed the process
+        assert not episodes
+        assert (actor.lengths == 1).all()
     finally:
         envs.close()
 

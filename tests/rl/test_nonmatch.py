@@ -198,6 +198,10 @@ def test_a_curriculum_lengthens_the_delay_as_choices_are_right():
         delays.append(envs.delay_now)
     assert delays == sorted(delays)
     assert delays[-1] == 20
+    envs.reset()
+    assert envs.delay_now == 20
+    envs.reset(seed=0)
+    assert envs.delay_now == 0
     blind = NonMatch(50, objects=4, delay=20, curriculum=True)
     for _ in range(1500):
         second = blind._state["room"] == SECOND

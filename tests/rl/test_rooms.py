@@ -112,6 +112,8 @@ def test_settings_that_can_not_be():
         Rooms(objects=37)
     with pytest.raises(UsageError, match="leave observe out"):
         Rooms(observe="view")
+    with pytest.raises(UsageError, match="leave observe out"):
+        Rooms(observe="pixels")
 
 
 def test_an_agent_is_trained_from_pictures(tmp_path: Path):

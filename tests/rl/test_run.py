@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from compressive_transformer.checkpoint import Store
 from compressive_transformer.cli import main
-from compressive_transformer.errors import Stopped
+from compressive_transformer.errors import Stopped, UsageError
 from compressive_transformer.recipes import rl
 from compressive_transformer.report import read_runs
 from compressive_transformer.report.figures import draw
@@ -145,6 +145,12 @@ def test_one_episode_has_no_interval(agent: Path, capsys: Capture):
     assert score["interval"] is None
     main(["evaluate", str(agent), "--episodes=1"])
     assert "±" not in capsys.readouterr().out
+
+
+def test_episodes_without_end_are_not_waited_for(agent: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compressive_transformer.rl.score.MOST", 20)
+    with pytest.raises(UsageError, match="did not end in 20 steps"):
+        evaluate_agent(load_agent(agent), episodes=2)
 
 
 def test_a_signal_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

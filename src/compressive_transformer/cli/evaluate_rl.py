@@ -45,4 +45,4 @@ def main(arguments: Sequence[str]) -> None:
     score = evaluate_agent(run, episodes=a.episodes, seed=a.seed, greedy=a.greedy)
     print(json.dumps(asdict(score), indent=2) if a.json else describe_score(score), flush=True)
     if a.gif:
-        draw_episode(run, a.gif, seed=a.seed)
+        draw_episode(run, a.gif, seed=a.seed, greedy=a.greedy)

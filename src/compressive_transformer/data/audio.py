@@ -155,8 +155,9 @@ class Notes:
     def tell(self, rate: int) -> list[str]:
         """In a line each, if there is anything unusual."""
         lines = []
-        if len(self.rates) > 1:
-            found = ", ".join(f"{known:,} (as {name})" for known, name in sorted(self.rates.items()))
+        others = {known: name for known, name in self.rates.items() if known != rate}
+        if others:
+            found = ", ".join(f"{known:,} (as {name})" for known, name in sorted(others.items()))
             lines.append(f"recordings of {found} samples a second were resampled to {rate:,}")
         for names, what in (
             (self.many_channels, "of more than two channels, which were mixed to one"),
@@ -273,6 +274,8 @@ def write_recording(path: str | Path, rate: int) -> Iterator[Callable[[bytes], N
                 file.write(np.frombuffer(pcm, PCM))
 
             yield add
+    except UsageError:
+        raise
     except (soundfile.LibsndfileError, ValueError) as error:
         raise UsageError(f"{path} can't be written ({error}); choose another --out") from None
     finally:

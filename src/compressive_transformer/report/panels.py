@@ -266,18 +266,21 @@ OF_AGENTS: Mapping[str, tuple[Parts, str]] = {
 def draw_of_agent(axes: Axes, runs: Sequence[Run], what: str) -> None:
     """One of ``OF_AGENTS``."""
     parts, unit = OF_AGENTS[what]
-    _parts(axes, runs, parts, log=what.startswith("Gradient"))
+    _parts(axes, runs, parts, log=what.startswith("Gradient"), zeros=what in ("Success", "Delay"))
     axes.set(title=what, ylabel=unit)
     if unit.startswith("share") and axes.has_data():
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _parts(axes: Axes, runs: Sequence[Run], parts: Parts, *, log: bool = False) -> None:
-    """Curves of training records: each part in a colour, or, of several runs, with a stroke."""
+def _parts(axes: Axes, runs: Sequence[Run], parts: Parts, *, log: bool = False, zeros: bool = False) -> None:
+    """Curves of training records: each part in a colour, or, of several runs, with a stroke.
+
+    What is 0 throughout is not there, such as the loss of compressors; unless ``zeros`` says something.
+    """
     seen = {}
     for run, (label, keys) in product(runs, parts.items()):
         y = run.series("train", *keys)
-        if not np.nan_to_num(y).any():
+        if not (np.isfinite(y) if zeros else np.nan_to_num(y)).any():
             continue
         stroke = STROKES[list(parts).index(label)] if len(runs) > 1 else "-"
         color = color_of(runs, run) if len(runs) > 1 else ALONE[label]

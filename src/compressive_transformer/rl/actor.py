@@ -119,7 +119,7 @@ class Actor:
         return window, episodes
 
     def step(self) -> tuple[tuple[Any, ...], list[Episode]]:
-        """One step: what a window keeps of it, and the episodes that ended."""
+        """One step: what a window keeps of it, and the episodes that came to their end."""
         inputs = self.inputs
         decision, self.state = self.agent.act(inputs, self.state)
         actions = self.agent.sample(decision.policy, self.random, greedy=self.greedy).detach()
@@ -133,7 +133,7 @@ class Actor:
         self.lengths += 1
         episodes = [
             Episode(int(i), float(self.totals[i]), int(self.lengths[i]), float(moment.success[i]))
-            for i in np.flatnonzero(moment.ended)
+            for i in np.flatnonzero(moment.ended & ~moment.lost)
         ]
         self.totals[moment.ended], self.lengths[moment.ended] = 0, 0
         limited = self._tensor(moment.limited)

@@ -19,7 +19,7 @@ class LearnConfig:
     """How an agent learns from a window."""
 
     algorithm: Literal["ppo", "vtrace"] = "ppo"
-    """ppo: several passes over each window, for small budgets; vtrace: one, as IMPALA's learners."""
+    """ppo, for small budgets; vtrace: IMPALA's actor-critic, which has epochs 1 and trace 1 there."""
     lr: float = 1e-3
     """Learning rate of Adam."""
     final_lr: float = 1.0

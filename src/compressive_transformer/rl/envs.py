@@ -61,6 +61,8 @@ class Moment(NamedTuple):
     """bool [B], those that a limit of time ended, or another cause from outside."""
     success: Array
     """float32 [B]: of the episodes that ended, how far they succeeded, 0 to 1; NaN elsewhere."""
+    lost: Array
+    """bool [B], those that ended because their process died: nothing is told of them."""
 
 
 class Environments(Protocol):
@@ -170,7 +172,7 @@ class NonMatchEnvs:
 
     def step(self, actions: Array) -> Moment:
         seen, rewards, ended, counts = self.envs.step(actions)
-        return Moment(seen, rewards, ended, ended, counts["success"])
+        return Moment(seen, rewards, ended, ended, counts["success"], np.zeros_like(ended))
 
     def state(self) -> dict[str, Any]:
         return self.envs.state()

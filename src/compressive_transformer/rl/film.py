@@ -27,13 +27,16 @@ MOST = 1000
 """Steps of an episode that are drawn."""
 
 
-def draw_episode(run: AgentRun, path: str | Path, *, seed: int = 0, milliseconds: int = 80) -> Path:
+def draw_episode(
+    run: AgentRun, path: str | Path, *, seed: int = 0, greedy: bool = False, milliseconds: int = 80
+) -> Path:
     """Plays an episode and writes it down as an animated GIF.
 
     Args:
         run: of the agent.
         path: where to, ending in .gif.
         seed: of the episode.
+        greedy: take the likeliest action instead of drawing one.
         milliseconds: that each step is shown.
 
     Raises:
@@ -42,7 +45,7 @@ def draw_episode(run: AgentRun, path: str | Path, *, seed: int = 0, milliseconds
     check_film(path)
     from PIL import Image
 
-    pictures = [Image.fromarray(picture) for picture in _frames(run, seed)]
+    pictures = [Image.fromarray(picture) for picture in _frames(run, seed, greedy)]
     try:
         pictures[0].save(
             path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True
@@ -64,12 +67,12 @@ def check_film(path: str | Path) -> None:
         raise UsageError(f"a GIF needs pillow: {EXTRA}")
 
 
-def _frames(run: AgentRun, seed: int) -> list[Picture]:
+def _frames(run: AgentRun, seed: int, greedy: bool) -> list[Picture]:
     """A picture of each step, all of one size."""
     envs = evaluation_envs(run, 1, seed, pictures=True)
     try:
         device = next(run.agent.parameters()).device
-        actor = Actor(run.agent, envs, torch.Generator(device).manual_seed(seed))
+        actor = Actor(run.agent, envs, torch.Generator(device).manual_seed(seed), greedy)
         total, reward, frames = 0.0, 0.0, []
         for step in range(MOST):
             attention = attention_of(actor)

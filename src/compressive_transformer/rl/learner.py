@@ -118,7 +118,11 @@ class Learner:
         return found._replace(advantages=(found.advantages - mean) / spread)
 
     def _scaled(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Rewards and discounts of a window; what a limit of time cut off is worth what stood before it."""
+        """Rewards and discounts of a window.
+
+        What a limit of time cut off is worth the value before its last step, for what is seen after it is
+        not kept: nearly the same, unless that step was rewarded.
+        """
         c = self.config
         rewards = window.rewards * c.reward_scale
         if c.beyond_limits:

@@ -99,10 +99,7 @@ class NonMatch:
         self.once, self.redraw, self.curriculum, self.observe = once, redraw, curriculum, observe
         self.rewards = np.array(rewards, np.float32)
         self.random = np.random.default_rng(0)
-        self.delay_now = 0 if curriculum else delay
-        """Delay of trials that begin now."""
-        self.right_share, self.choices = 0.5, 0
-        """Of the last choices; choices since the delay last changed."""
+        self._begin_curriculum()
         self._state = {name: np.zeros(num_envs, np.int64) for name in STATE}
         self.begin(np.ones(num_envs, bool))
 
@@ -120,6 +117,7 @@ class NonMatch:
         """Begins all episodes, and gives what is seen [B, ...]; with a seed the same ones again."""
         if seed is not None:
             self.random = np.random.default_rng(seed)
+            self._begin_curriculum()
         self.begin(np.ones(self.num_envs, bool))
         return self.see()
 
@@ -176,6 +174,12 @@ class NonMatch:
         if begin_anew:
             self.begin(ended_B)
         return self.see(), rewards_B, ended_B, counts
+
+    def _begin_curriculum(self) -> None:
+        self.delay_now = 0 if self.curriculum else self.delay
+        """Delay of trials that begin now."""
+        self.right_share, self.choices = 0.5, 0
+        """Of the last choices; choices since the delay last changed."""
 
     def _move(self, actions_B: Array) -> None:
         """Walls and the edge of the room stop an agent; between the rooms it stands still."""

@@ -190,7 +190,7 @@ class Rooms(NonMatch):
     def __init__(self, *, objects: int = len(OBJECTS), **settings: Any):
         if objects > len(OBJECTS):
             raise UsageError(f"objects {objects} is not allowed; {NAME} has {len(OBJECTS)}")
-        if settings.get("observe", "pixels") != "pixels":
+        if "observe" in settings:
             raise UsageError(f"observe {settings['observe']!r}: {NAME} shows pictures; leave observe out")
         if settings.get("curriculum"):
             raise UsageError(f"curriculum: each environment of {NAME} would have its own; give a delay")

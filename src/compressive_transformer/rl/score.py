@@ -16,6 +16,8 @@ from compressive_transformer.rl.folder import AgentRun
 
 RANDOM, HUMAN = 0.312, 65.9
 """Scores on the level, by which the paper's are normalised."""
+MOST = 100_000
+"""Steps of each environment without the end of any episode, after which scoring gives up."""
 EVALUATION_SEED = 1_000_003
 """Added to the seed, so that episodes are scored that were not learnt from."""
 
@@ -46,7 +48,7 @@ def evaluate_agent(run: AgentRun, *, episodes: int = 100, seed: int = 0, greedy:
         greedy: take the likeliest action instead of drawing one.
 
     Raises:
-        UsageError: there are no episodes to score, or the environment is another now.
+        UsageError: there are no episodes to score, they don't end, or the environment is another now.
     """
     if episodes < 1:
         raise UsageError(f"episodes {episodes} is not allowed; use 1 or more")
@@ -111,10 +113,18 @@ def _episodes(agent: Agent, envs: Environments, count: int, seed: int, greedy: b
     actor = Actor(agent, envs, torch.Generator(device).manual_seed(seed), greedy)
     each = [count // envs.num_envs + (row < count % envs.num_envs) for row in range(envs.num_envs)]
     found: list[list[Episode]] = [[] for _ in each]
+    waited = 0
     while any(len(of_row) < wanted for of_row, wanted in zip(found, each, strict=True)):
+        waited += 1
         for episode in actor.step()[1]:
             if len(found[episode.row]) < each[episode.row]:
                 found[episode.row].append(episode)
+                waited = 0
+        if waited >= MOST:
+            raise UsageError(
+                f"an episode did not end in {MOST:,} steps; give the environment a limit of time, such as "
+                "--env-options max_episode_steps=1000"
+            )
     return [episode for of_row in found for episode in of_row]
 
 

@@ -133,8 +133,8 @@ class _Group:
             with self.named():
                 seen, _ = env.reset()
         limited = ended and not terminated
-        found = self._seen(seen, row)
-        return found, np.float32(reward), np.bool_(ended), np.bool_(limited), np.float32(success)
+        flags = np.bool_(ended), np.bool_(limited)
+        return self._seen(seen, row), np.float32(reward), *flags, np.float32(success), np.bool_(False)
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
@@ -250,7 +250,7 @@ class _Remote:
         if asked == "reset":
             return seen
         ended = np.ones(n, bool)
-        return Moment(seen, np.zeros(n, np.float32), ended, ended, np.full(n, np.nan, np.float32))
+        return Moment(seen, np.zeros(n, np.float32), ended, ended, np.full(n, np.nan, np.float32), ended)
 
     def close(self) -> None:
         """Ends the process."""
