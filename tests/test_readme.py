@@ -78,8 +78,20 @@ def test_documented_tests_exist():
 
 def test_links_lead_somewhere():
     root = Path(__file__).parents[1]
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    local = [link for link in links if not link.startswith("http")]
-    assert len(local) >= 5
-    for link in local:
-        assert (root / link).exists(), link
+    seen = 0
+    for document in (root / "README.md", *root.glob("docs/*.md")):
+        for link in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+            if link.startswith("http"):
+                continue
+            name, _, anchor = link.partition("#")
+            path = document.parent / name if name else document
+            assert path.exists(), (document.name, link)
+            assert not anchor or anchor in anchors(path), (document.name, link)
+            seen += 1
+    assert seen > 20
+
+
+def anchors(document: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -125,7 +125,7 @@ def _describe_plan(p: dict[str, Any]) -> list[tuple[str, str]]:
     saved = p["checkpoint"]
     return [
         ("processes", f"{p['processes']:,} by {p['parallel']}, {p['lanes'] // p['processes']:,} lanes each"),
-        ("memory each", f"at most {size_of(p['memory_total'])}"),
+        ("memory each", f"tensors of at most {size_of(p['memory_total'])}"),
         ("", parts("memory")),
         ("sent each", f"{size_of(p['sent_total'])} a step"),
         ("", parts("sent")),

@@ -98,7 +98,7 @@ class Session:
             if self.world.any(bool(trainer.signals.received)):
                 raise Stopped(
                     f"stopped at step {trainer.step}, the end of the run, and saved; score it with: "
-                    f"compressive evaluate {self.run} TEXT"
+                    f"compressive train --resume {self.run}"
                 )
 
     def _command(self) -> str:
