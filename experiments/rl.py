@@ -85,9 +85,10 @@ def main() -> None:
     a = parse(parser, __file__, seeds=(0, 1, 2))
     if a.task == "level" and a.out.name == "rl.json":
         a.out = a.out.with_name("rl_level.json")
-    a.arms = a.arms or list(TASKS[a.task])
-    if unknown := set(a.arms) - set(TASKS[a.task]):
-        parser.error(f"--arms: {sorted(unknown)[0]!r} is unknown; choose from {', '.join(TASKS[a.task])}")
+    known = list(TASKS[a.task])
+    a.arms = a.arms or known
+    if unknown := set(a.arms) - set(known):
+        parser.error(f"--arms: {min(unknown)!r} is unknown; choose from {', '.join(map(repr, known))}")
     if not a.table:
         record(a)
     print(shown(a.out, table))
