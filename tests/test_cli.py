@@ -293,6 +293,14 @@ def test_info(capsys: Capture, run: Path, what: str):
         assert found["temporal_range"] == 2 * (8 + 2 * 8)
 
 
+def test_info_of_a_recipe_beside_data_of_its_name(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "enwik8").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(answer(capsys, "info", "enwik8", "--json"))["parameters"] == 353_118_208
+
+
 @pytest.mark.parametrize("what", ["a run", "a recipe"])
 def test_info_of_many_processes(capsys: Capture, run: Path, what: str):
     name = str(run) if what == "a run" else "tiny"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from compressive_transformer.checkpoint import model_config, read_config, run_folder, run_tokenizer
+from compressive_transformer.checkpoint import CONFIG, model_config, read_config, run_folder, run_tokenizer
 from compressive_transformer.data import get_tokenizer
 from compressive_transformer.errors import UsageError
 from compressive_transformer.formulas import costs, vocabulary_parameters
@@ -34,7 +34,7 @@ def facts(
         processes: also what a training step costs each of so many.
         changes: settings that are others for these.
     """
-    if run in recipes and not os.path.exists(run):
+    if run in recipes and not os.path.exists(os.path.join(run, CONFIG)):  # data may have its name
         config: TrainConfig = recipes[run]()
         if run in vocabularies and not os.path.exists(config.tokenizer):
             vocab_size, unit = vocabularies[run], "token"
