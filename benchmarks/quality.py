@@ -7,7 +7,7 @@ r"""How well each arm predicts text it has not seen, after equal minutes of trai
 
 First each library tries each --batch for --sweep-minutes, and with the best of them its learning rates (or
 those of --lr); best is what predicts --tune best, or text of the held-out books behind what counts later.
-This library has its recipe's batch and rate, which were chosen by longer runs on training text. Then each
+This library has its recipe's batch and rate, chosen by longer runs scored on other books. Then each
 trains with each seed for each of --minutes. Scoring takes as long as it takes: it does not count. Every run
 is a process of its own, and is written down when it ends; started again with the same --out, only runs that
 are missing, that failed, or that had another rate or batch than is best now are made.

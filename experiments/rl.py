@@ -47,7 +47,7 @@ SHAPE = replace(BASE.model, segment=16, memory=16, compressed_memory=16)
 
 
 LSTM_RATE = 3e-3
-"""Of 3e-4, 1e-3 and 3e-3 the only one with which an LSTM left guessing on the level, with another seed."""
+"""Tried were 3e-4 and this with seed 10, and the recipe's 1e-3 with seeds 0 to 2, which guessed, as 3e-4."""
 
 
 def arm(core: Any = "compressive", lr: float = BASE.learn.lr, **model: Any) -> AgentConfig:

@@ -20,7 +20,7 @@ class Ours(Arm):
 
     rates = (3e-3,)
     batches = (32,)
-    """As in the recipes, which were chosen by runs on training text (docs/performance.md)."""
+    """As in the recipes, which were chosen by runs scored on other books (docs/performance.md)."""
     optimizer: ClassVar[OptimizerConfig] = OptimizerConfig()
     cached = True
     """Whether keys and values of the memory are kept from one call to the next while scoring."""
