@@ -7,32 +7,42 @@ Text as bytes, scored on 32 pieces of 8,192 bytes of books that nothing is repor
 the validation books, in the other experiments the last ten. What is in recipe.json already is not made again.
 """
 
+from typing import Any
+
 from lab import Runs, arm, by_arm, main, markdown, mean
 
-from compressive_transformer.recipes import tiny_paper
+from compressive_transformer.recipes import tiny, tiny_paper
+from compressive_transformer.train import TrainConfig
 
 RECIPE = "the recipe"
+
+
+def whole(base: TrainConfig | None = None, **changes: Any) -> TrainConfig:
+    """An arm with as many lanes as the recipe has."""
+    return arm(base, **({"lanes": tiny().lanes} | changes))
+
+
 ARMS = {
-    RECIPE: arm(),
-    "GELU": arm(model={"activation": "gelu"}),
-    "ReLU": arm(model={"activation": "relu"}),
-    "queries and keys without norm": arm(model={"qk_norm": False}),
-    "GELU, without norm": arm(model={"activation": "gelu", "qk_norm": False}),
-    "post-norm": arm(model={"norm": "post", "final_norm": False}),
-    "256 position features": arm(model={"position_features": None}),
-    "cosine": arm(optimizer={"schedule": "cosine"}),
-    "half the rates": arm(optimizer={"lr": 1.5e-3, "muon_lr": 0.01}),
-    "twice the rates": arm(optimizer={"lr": 6e-3, "muon_lr": 0.04}),
-    "AdamW at 0.001": arm(optimizer={"name": "adamw", "lr": 1e-3}),
-    "AdamW at 0.003": arm(optimizer={"name": "adamw", "lr": 3e-3}),
-    "8 lanes": arm(lanes=8),
-    "16 lanes": arm(lanes=16),
-    "64 lanes": arm(lanes=64),
-    "16 lanes, segments of 256": arm(lanes=16, model={"segment": 256}),
-    "64 lanes, segments of 64": arm(lanes=64, model={"segment": 64}),
-    "Transformer-XL, 192 slots": arm(model={"memory": 192, "compressed_memory": 0}),
-    "no memory": arm(model={"memory": 0, "compressed_memory": 0}),
-    "the paper's parts (tiny-paper)": arm(tiny_paper()),
+    RECIPE: whole(),
+    "GELU": whole(model={"activation": "gelu"}),
+    "ReLU": whole(model={"activation": "relu"}),
+    "queries and keys without norm": whole(model={"qk_norm": False}),
+    "GELU, without norm": whole(model={"activation": "gelu", "qk_norm": False}),
+    "post-norm": whole(model={"norm": "post", "final_norm": False}),
+    "256 position features": whole(model={"position_features": None}),
+    "cosine": whole(optimizer={"schedule": "cosine"}),
+    "half the rates": whole(optimizer={"lr": 1.5e-3, "muon_lr": 0.01}),
+    "twice the rates": whole(optimizer={"lr": 6e-3, "muon_lr": 0.04}),
+    "AdamW at 0.001": whole(optimizer={"name": "adamw", "lr": 1e-3}),
+    "AdamW at 0.003": whole(optimizer={"name": "adamw", "lr": 3e-3}),
+    "8 lanes": whole(lanes=8),
+    "16 lanes": whole(lanes=16),
+    "64 lanes": whole(lanes=64),
+    "16 lanes, segments of 256": whole(lanes=16, model={"segment": 256}),
+    "64 lanes, segments of 64": whole(lanes=64, model={"segment": 64}),
+    "Transformer-XL, 192 slots": whole(model={"memory": 192, "compressed_memory": 0}),
+    "no memory": whole(model={"memory": 0, "compressed_memory": 0}),
+    "the paper's parts (tiny-paper)": whole(tiny_paper()),
 }
 
 

@@ -84,7 +84,10 @@ def section(script: str, name: str) -> str:
     threads = " or ".join(map(str, sorted({run["threads"] for run in found["runs"]})))
     threads += " thread" if threads == "1" else " threads"
     day = max(run["date"] for run in found["runs"])
-    made = f"{threads} of {found['machine']}, torch {found['torch']}, {day}"
+    machine, torch = (
+        " or ".join(sorted({run[key] for run in found["runs"]})) for key in ("machine", "torch")
+    )
+    made = f"{threads} of {machine}, torch {torch}, {day}"
     figures = [f"![{inspect.getdoc(draw)}](figures/{draw.__name__}.svg)" for draw in DRAWN.get(name, ())]
     return "\n\n".join([tables, *figures, f"<sub>{made}: `{found['command']}`</sub>"])
 
