@@ -5,8 +5,8 @@
 
 Every arm is the recipe ``tiny`` at width 128, with 16 lanes and equal tokens, but for what its name says. A
 convolution adds c d^2 weights to each layer, a dilated one more. Attention costs all the same, but for
-Transformer-XL with fewer slots, there for comparison. Without a loss of its own (BPTT) a convolution learns through two segments
-a step, of half the lanes, as in the paper.
+Transformer-XL with fewer slots, there for comparison. Without a loss of its own (BPTT) a convolution learns
+through two segments a step, of half the lanes, as in the paper.
 """
 
 from lab import LANES, Runs, arm, by_arm, main, markdown, mean

@@ -5,9 +5,9 @@
 
 Books as bytes, each arm the recipe ``tiny`` at width 128, with 16 lanes and equal tokens, but for what its
 name says. Transformer-XL has as many slots, so that attention costs as much; or, to have as many parameters
-too, a feed-forward that is wider by as much as a convolution at rate 4 weighs. Scored are 16 pieces of 8,192 bytes
-from an empty memory on; again with other sizes of memory than in training (the paper's Tables 8 and 9); the
-loss by place in the piece, and by how often a word stands in the training text (Table 7); where attention
+too, a feed-forward that is wider by as much as a convolution at rate 4 weighs. Scored are 16 pieces of 8,192
+bytes from an empty memory on; again with other sizes of memory than in training (the paper's Tables 8 and 9);
+the loss by place in the piece, and by how often a word stands in the training text (Table 7); where attention
 goes (Figure 2), and the loss of compression segment by segment (Figure 6).
 """
 
