@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressive_transformer.errors import UsageError
+from compressive_transformer.rl.picture import AGENT, looks, picture
 
 Observe = Literal["compact", "view"]
 Array = NDArray[Any]
@@ -38,6 +39,8 @@ MOVES = np.array([(0, 1), (0, -1), (-1, 0), (1, 0)])
 """Ahead, back, left, right: columns and rows."""
 ROOMS = ("first", "between", "second")
 FIRST, BETWEEN, SECOND = range(3)
+WIDTH, HEIGHT = 2 * HALF + 1, END + 1
+"""Columns and rows of a room."""
 VIEW = 7
 """Columns and rows of the view, with the agent in the middle of the lowest row."""
 FLOOR, WALL, PADS, OBJECTS = range(4)
@@ -320,18 +323,15 @@ class NonMatch:
             cell: side of a cell in pixels.
         """
         s = {name: x[row] for name, x in self._state.items()}
-        grid = np.full((END + 3, 2 * HALF + 3, 3), GREY, np.uint8)
-        if s["room"] != BETWEEN:
-            grid[1:-1, 1:-1] = WHITE
-            if s["room"] == FIRST:
-                grid[1, 1:-1] = BLUE
-        picture = grid.repeat(cell, axis=0).repeat(cell, axis=1)
-        if s["room"] != BETWEEN:
-            for there, column, y, what in self._things():
-                if there[row]:
-                    _paint(picture, column[row], y[row], cell, _look(what[row], self.objects))
-            _paint(picture, s["x"], s["y"], cell, (BLACK, 4))
-        return picture
+        if s["room"] == BETWEEN:
+            return picture(WIDTH, HEIGHT, cell)
+        things = [
+            (column[row] + HALF, y[row], looks(what[row], self.objects))
+            for there, column, y, what in self._things()
+            if there[row]
+        ]
+        agent = (s["x"] + HALF, s["y"], AGENT)
+        return picture(WIDTH, HEIGHT, cell, [*things, agent], inside=True, pad=s["room"] == FIRST)
 
 
 STATE = (
@@ -349,25 +349,3 @@ STATE = (
     "wrong",
 )
 """Names of the arrays [B] that an environment is."""
-WHITE, GREY, BLACK, BLUE = (250, 250, 250), (150, 150, 150), (20, 20, 20), (120, 170, 240)
-
-
-def _look(what: int, objects: int) -> tuple[tuple[int, int, int], int]:
-    """Colour and shape of an object: neighbours differ in shape, and colours go once around."""
-    hue = what / objects * 2 * np.pi
-    red, green, blue = (int(130 + 110 * np.cos(hue - turn)) for turn in (0, 2.1, 4.2))
-    return (red, green, blue), int(what) % 3
-
-
-def _paint(picture: Array, x: int, y: int, cell: int, look: tuple[tuple[int, int, int], int]) -> None:
-    """A disc, a diamond, a square, or the arrow that is the agent, in its cell."""
-    colour, shape = look
-    down, across = np.mgrid[0:cell, 0:cell] / (cell - 1) * 2 - 1
-    inside = {
-        0: down**2 + across**2 <= 0.8,
-        1: abs(down) + abs(across) <= 1,
-        2: np.maximum(abs(down), abs(across)) <= 0.75,
-        4: (abs(across) <= (down + 1) / 2) & (down <= 0.8),
-    }[shape]
-    top, left = (END + 1 - y) * cell, (x + HALF + 1) * cell
-    picture[top : top + cell, left : left + cell][inside] = colour

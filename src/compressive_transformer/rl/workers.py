@@ -13,7 +13,7 @@ import difflib
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.rl.envs import EXTRA, NONMATCH, OWN, Moment, Spaces
+from compressive_transformer.rl.envs import EXTRA, NONMATCH, OWN, Moment
+from compressive_transformer.rl.spaces import spaces_of
 
 Array = NDArray[Any]
-LIMIT = 1e30
-"""Of actions that have none: JSON has no infinity."""
 LARGE_PRIME = 100_003
 """By which the seeds of a process that was started again differ."""
 
@@ -300,63 +299,3 @@ def _make(name: str, settings: dict[str, Any]) -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _within(space: Any, action: Array) -> Array:
-    return np.clip(action, space.low.ravel(), space.high.ravel()).reshape(space.shape).astype(space.dtype)
-
-
-def spaces_of(name: str, env: Any) -> tuple[Spaces, Callable[[Any], Array], Callable[[Any], Any]]:
-    """What an agent sees and does in a gymnasium environment.
-
-    Returns:
-        The spaces; how to read its observations; how to say its actions.
-
-    Raises:
-        UsageError: the spaces are others than Box, Discrete, MultiDiscrete, or Tuple and Dict of them; or
-            actions others than Box, Discrete, MultiDiscrete.
-    """
-    from gymnasium import spaces
-    from gymnasium.spaces.utils import flatdim, flatten
-
-    space: Any = env.observation_space
-    part = None
-    if isinstance(space, spaces.Dict) and "image" in space.spaces:
-        space, part = space["image"], "image"  # MiniGrid's mission and direction are left out
-    symbols = space.dtype == np.uint8 and len(space.shape or ()) == 3
-
-    def read(seen: Any) -> Array:
-        x = seen if part is None else seen[part]
-        return np.asarray(x) if symbols else np.asarray(flatten(space, x), np.float32)
-
-    try:
-        if isinstance(space, spaces.Text):
-            raise ValueError("letters are no features")
-        shape = tuple(space.shape or ()) if symbols else (flatdim(space),)
-    except (NotImplementedError, ValueError):
-        raise UsageError(
-            f"observations of {name} are {_line_of(space)}; give an environment with numbers, choices, or a "
-            "Dict with 'image', by a wrapper of gymnasium if need be"
-        ) from None
-    known: dict[str, Any] = {"observation_shape": shape, "symbols": symbols}
-    action = env.action_space
-    if isinstance(action, spaces.Discrete):
-        return Spaces(num_actions=int(action.n), **known), read, lambda one: one + action.start
-    if isinstance(action, spaces.MultiDiscrete):
-        sizes, start = action.nvec.ravel(), action.start
-        return (
-            Spaces(num_actions=int(np.prod(sizes)), **known),
-            read,
-            lambda one: np.reshape(np.unravel_index(one, sizes), action.shape) + start,
-        )
-    if isinstance(action, spaces.Box):
-        low, high = (tuple(map(float, np.clip(x, -LIMIT, LIMIT).ravel())) for x in (action.low, action.high))
-        return Spaces(low=low, high=high, **known), read, lambda one: _within(action, one)
-    raise UsageError(
-        f"actions of {name} are {_line_of(action)}; give an environment with Discrete, MultiDiscrete or Box, "
-        "by a wrapper of gymnasium if need be"
-    )
-
-
-def _line_of(space: Any) -> str:
-    return " ".join(str(space).split())[:100]
