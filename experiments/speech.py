@@ -8,15 +8,18 @@ r"""The paper's Figure 4 in small: sound by the sample, beside Transformer-XL an
 Without --test the last tenth of the recordings is held out. 8-bit µ-law, all arms the recipe ``speech`` in
 the same order of the same samples, state carried along a recording and reset between two. A test score is
 taken now and then while the learning rate falls, on pieces from everywhere in the test recordings; the last
-one is on all of them. Its time does not count; that of compiling does, as a user waits for it.
+one is on all of them. Its time does not count; that of compiling does, as a user waits for it. With --sounds
+each model of the first seed also goes on with a test recording, kept as FLAC and as a picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ from compressive_transformer import LanguageModel
 from compressive_transformer.data import Corpus, Lanes, excerpt, get_tokenizer, prepare, split
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.recipes import speech, wavenet
-from compressive_transformer.tasks.sound import classical
+from compressive_transformer.tasks.sound import classical, write_sample
 from compressive_transformer.train import TrainConfig, Trainer
 
 POINTS = 10
@@ -66,7 +69,8 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", help="recordings to score")
     parser.add_argument("--rate", type=int, default=8000, help="samples a second (default: 8000)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
-    parser.add_argument("--samples", type=int, default=2_000_000, help="of each run (default: 2,000,000)")
+    parser.add_argument("--samples", type=int, default=1_000_000, help="of each run (default: 1,000,000)")
+    parser.add_argument("--sounds", type=Path, help="folder for recordings that the models went on with")
     a = parse(parser, __file__, seeds=(0, 1, 2))
     if not a.table:
         if not a.train:
@@ -80,15 +84,24 @@ def record(a: argparse.Namespace) -> None:
     train, test = corpora(a)
     text = {"train": train.fingerprint, "test": test.fingerprint, "samples": a.samples}
     made = Record(a, text)
-    beside = {"classical": classical(train, test), "rate": a.rate}
+    beside: dict[str, Any] = {}
     for seed in a.seeds:
         for name in a.arms:
             config = replace(ARMS[name], tokens=a.samples, seed=seed, tokenizer=train.tokenizer.name)
             if made.has(config, arm=name, seed=seed):
                 continue
-            facts = trained(config, train, test)
+            beside = beside or {"classical": classical(train, test), "rate": a.rate}
+            model, facts = trained(config, train, test)
             print(f"{name}, seed {seed}: {facts['bits_per_sample']:.4f} bits a sample", flush=True)
             made.add(config, {"arm": name, "seed": seed} | facts, **beside)
+            if a.sounds and seed == a.seeds[0]:
+                a.sounds.mkdir(parents=True, exist_ok=True)
+                print(write_sample(a.sounds / sound_of(name), model, test, seed, count=a.rate), flush=True)
+
+
+def sound_of(arm: str) -> str:
+    """File name of an arm's recording."""
+    return f"{'-'.join(re.findall('[a-z0-9]+', arm.lower()))}.flac"
 
 
 def corpora(a: argparse.Namespace) -> tuple[Corpus, Corpus]:
@@ -98,8 +111,8 @@ def corpora(a: argparse.Namespace) -> tuple[Corpus, Corpus]:
     return (train, prepare(a.test, tokenizer)) if a.test else split(train, fraction=0.1)
 
 
-def trained(config: TrainConfig, train: Corpus, test: Corpus) -> dict[str, Any]:
-    """How a run went: test scores against samples and seconds, and the last on all test recordings."""
+def trained(config: TrainConfig, train: Corpus, test: Corpus) -> tuple[LanguageModel, dict[str, Any]]:
+    """A model, and how its run went: test scores by samples and seconds, the last on all test recordings."""
     torch.manual_seed(config.seed)
     torch._dynamo.reset()
     model = LanguageModel(config.model, vocab_size=train.tokenizer.vocab_size)
@@ -119,7 +132,7 @@ def trained(config: TrainConfig, train: Corpus, test: Corpus) -> dict[str, Any]:
     trainer = Trainer(model, lanes, config, validate_at=at, on_pause=score)
     start = time.monotonic()
     trainer.run()
-    return {
+    return model, {
         "steps": trainer.step,
         "curve": curve,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -131,25 +131,35 @@ def _tokenizer(corpus: Corpus) -> SampleTokenizer:
     return corpus.tokenizer
 
 
-def write_sample(run: Path, model: LanguageModel, validation: Corpus, seed: int) -> str:
-    """Goes on from the middle of the longest recording held out, and draws it, in the run folder.
+def write_sample(
+    out: Path, model: LanguageModel, validation: Corpus, seed: int, *, count: int | None = None
+) -> str:
+    """Goes on from the middle of the longest recording held out, and draws it beside.
+
+    Args:
+        out: the recording to write.
+        model: trained on sound.
+        validation: recordings held out.
+        seed: of what is drawn at random.
+        count: samples to make, and at most as many before them; a second at 8,000 Hz for 8 bits if not given.
 
     Returns:
         A line that tells what is there.
     """
     tokenizer = _tokenizer(validation)
-    count, longest = SAMPLE[tokenizer.bits], int(np.diff(validation.starts).argmax())
+    count, longest = count or SAMPLE[tokenizer.bits], int(np.diff(validation.starts).argmax())
     document = np.asarray(validation.document(longest)).astype(np.int64)
     prompt = document[max(len(document) // 2 - count, 0) : max(len(document) // 2, 1)]
     made = np.fromiter(continued(model, tokenizer, prompt, count, Sampling(seed=seed)), np.int64)
     pcm = tokenizer.decode(np.append(prompt, made))
-    with write_recording(run / "sample.wav", tokenizer.rate) as add:
+    with write_recording(out, tokenizer.rate) as add:
         add(pcm)
-    drawn = draw(run / "sample.png", pcm, tokenizer.rate, len(prompt))
+    picture = out.with_suffix(".png")
+    drawn = draw(picture, pcm, tokenizer.rate, len(prompt))
     seconds = [len(x) / tokenizer.rate for x in (prompt, made)]
-    pictured = ", sample.png shows it" if drawn else ""
+    pictured = f", {picture.name} shows it" if drawn else ""
     return (
-        f"{run / 'sample.wav'}: {seconds[0]:.2f} s of {validation.names[longest]}, then {seconds[1]:.2f} s "
+        f"{out}: {seconds[0]:.2f} s of {validation.names[longest]}, then {seconds[1]:.2f} s "
         f"by the model{pictured}"
     )
 

@@ -207,7 +207,7 @@ def _finish(
     if config.model.core == "compressive":
         metrics.write("attention", buckets=attention_by_bucket(model, validation, precision=config.precision))
     if sound:
-        sample = write_sample(run, model, validation, config.seed)
+        sample = write_sample(run / "sample.wav", model, validation, config.seed)
     else:
         sample = _sample(model, validation, config)
         (run / "sample.txt").write_text(sample, encoding="utf-8")
