@@ -293,6 +293,14 @@ def test_info(capsys: Capture, run: Path, what: str):
         assert found["temporal_range"] == 2 * (8 + 2 * 8)
 
 
+def test_info_of_a_recipe_in_another_size(capsys: Capture):
+    sizes = [
+        json.loads(answer(capsys, "info", "enwik8", "--json", *size))["parameters"]
+        for size in ([], ["--size", "paper"], ["--size", "small"])
+    ]
+    assert sizes == [353_118_208, 353_118_208, 4_404_224]
+
+
 def test_info_of_a_recipe_beside_data_of_its_name(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -382,6 +390,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown flag of generate": ("generate {run} --colour", "--colour"),
     "unknown flag of info": ("info {run} --colour", "--colour"),
     "no run": ("info", "Run folder"),
+    "size of a run": ("info reference --size small", "is for recipes (enwik8"),
+    "size of a recipe that has one": ("info tiny --size small", "leave out --size small"),
     "missing data": ("train --data no.txt --out new", "no.txt"),
     "empty data": ("train --data empty.txt --out new", "empty.txt is empty"),
     "data of one byte": ("train --data one.txt --out new", "too short"),
