@@ -9,7 +9,7 @@ Transformer-XL with fewer slots, there for comparison. Without a loss of its own
 through two segments a step, of half the lanes, as in the paper.
 """
 
-from lab import LANES, Runs, arm, by_arm, main, markdown, mean
+from lab import LANES, Runs, arm, by_arm, main, markdown, mean, spread
 
 PAPER = {
     "convolution, BPTT": 0.996,
@@ -42,10 +42,10 @@ def table(runs: Runs) -> str:
     rows = []
     for name in (name for name in ARMS if name in bits):
         found = bits[name]
-        spread = f"{min(found):.3f}–{max(found):.3f}"
+        size = f"{parameters[name][0] / 1e6:.2f} M"
         paper = f"{PAPER[name]:.3f}" if name in PAPER else ""
-        rows.append([name, f"{mean(found):.3f}", spread, f"{parameters[name][0] / 1e6:.2f} M", paper])
-    return markdown(["", "bits per byte", "range over seeds", "parameters", "paper, enwik8"], rows)
+        rows.append([name, f"{mean(found):.3f}", spread(found), str(len(found)), size, paper])
+    return markdown(["", "bits per byte", "range", "seeds", "parameters", "paper, enwik8"], rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import date
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +206,17 @@ def digest(config: Any) -> str:
 
 def _command(seeds: list[int]) -> str:
     """That makes all arms with these seeds, of which one process made some."""
+    script = Path(sys.argv[0])
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    for flag in ("--arms", "--seeds"):
+    flags = ["--arms", "--seeds"]
+    if ("--out", script.with_suffix(".json").name) in pairwise(words):
+        flags.append("--out")  # where it goes by itself
+    for flag in flags:
         if flag in words:
             at = words.index(flag)
             words[at:] = dropwhile(lambda word: not word.startswith("--"), words[at + 1 :])
     words += ["--seeds", *map(str, seeds)] if seeds else []
-    return shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *words])
+    return shlex.join(["python", f"experiments/{script.name}", *words])
 
 
 def shown(out: Path, table: Callable[[Runs], str]) -> str:
@@ -228,6 +232,11 @@ def by_arm(runs: Runs, value: str = "bits_per_byte") -> dict[str, list[float]]:
     for run in runs:
         found.setdefault(run["arm"], []).append(run[value])
     return found
+
+
+def spread(values: list[float]) -> str:
+    """From the lowest to the highest; nothing of one alone."""
+    return f"{min(values):.3f}–{max(values):.3f}" if len(values) > 1 else ""
 
 
 def mean(values: list[float]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lab import Runs, arm, by_arm, main, markdown, mean
+from lab import Runs, arm, by_arm, main, markdown, mean, spread
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.analysis import (
@@ -108,7 +108,7 @@ def table(runs: Runs) -> str:
         [
             name,
             f"{mean(bits[name]):.3f}",
-            f"{min(bits[name]):.3f}–{max(bits[name]):.3f}",
+            spread(bits[name]),
             f"{parameters[name][0] / 1e6:.2f} M",
             str(len(bits[name])),
         ]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lab import Record, Runs, by_arm, markdown, mean, parse, shown
+from lab import Record, Runs, by_arm, markdown, mean, parse, shown, spread
 
 from compressive_transformer import LanguageModel
 from compressive_transformer.data import Corpus, Lanes, excerpt, get_tokenizer, prepare, split
@@ -152,7 +152,7 @@ def table(runs: Runs) -> str:
             [
                 name,
                 f"{mean(found):.3f}",
-                f"{min(found):.3f}–{max(found):.3f}",
+                spread(found),
                 f"{mean(found) * 0.6931471805599453:.3f}",
                 f"{PAPER[name]:.4f}" if name in PAPER else "",
                 f"{sorted(seconds[name])[len(found) // 2]:,.0f}",

@@ -76,7 +76,7 @@ def test_tables_tell_means_over_seeds(script: Any):
         [{"arm": arm, "seed": 0, "bits": bits} for arm, bits in losses.items()]
     )
     runs = [{"arm": "max pooling", "bits_per_byte": bits, "parameters": 3_000_000} for bits in (2.0, 2.5)]
-    assert "| max pooling | 2.250 | 2.000–2.500 | 3.00 M | 0.986 |" in compressors.table(runs)
+    assert "| max pooling | 2.250 | 2.000–2.500 | 2 | 3.00 M | 0.986 |" in compressors.table(runs)
 
 
 def test_an_experiment_records_each_run_once(
