@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from small import (
     COMPRESSORS,
     EXACT,
-    SMALL,
     assert_same,
     assert_same_memory,
     cuts,
@@ -209,16 +208,6 @@ class TestReset:
     def test_no_rows_named_are_all_rows(self):
         memory = small()(stream(2, 9, 4)).memory
         assert_same_memory(memory.reset(), memory.reset([True, True]))
-
-
-def test_a_new_convolution_is_mean_pooling():
-    conv, mean = (
-        CompressiveTransformer(**SMALL | {"compressor": name}).double() for name in ("conv", "mean")
-    )
-    mean.load_state_dict(conv.state_dict(), strict=False)
-    x = stream(2, LENGTH, 4)
-    assert mean(x).memory.layers[0].compressed.any()
-    assert_same(conv(x).features, mean(x).features, EXACT)
 
 
 def in_next_document(memory: Memory) -> Memory:
