@@ -18,7 +18,7 @@ from compressive_transformer.memory import Memory, empty_layer
 from compressive_transformer.model.checks import check_inputs, check_memory, check_resets
 from compressive_transformer.model.config import ModelConfig, check_sizes, configure, each_layer
 from compressive_transformer.nn.attention import RelativeAttention
-from compressive_transformer.nn.compression import COMPRESSORS, Compressor, Conv, DilatedConv
+from compressive_transformer.nn.compression import COMPRESSORS, Compressor, DilatedConv
 from compressive_transformer.nn.dropout import Dropout
 from compressive_transformer.nn.feed_forward import FeedForward
 from compressive_transformer.nn.layer import CompressiveLayer
@@ -85,8 +85,7 @@ class CompressiveTransformer(nn.Module):
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan_in; each sub-layer's last map is divided by sqrt(2 L).
 
-        Position keys and biases, and convolutions that compress, have a start of their own: see
-        ``reset_parameters`` of ``RelativeAttention`` and ``Conv``.
+        Position keys and biases have a start of their own, see ``RelativeAttention.reset_parameters``.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -98,8 +97,6 @@ class CompressiveTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for layer in self.layers:
             layer.attention.reset_parameters()
-            if isinstance(layer.compressor, Conv):
-                layer.compressor.reset_parameters()
 
     def init_memory(
         self,

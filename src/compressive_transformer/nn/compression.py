@@ -59,20 +59,12 @@ class MaxPool(Compressor):
 class Conv(Compressor):
     """1D convolution with kernel = stride = c, no bias: the paper's best.
 
-    Since its windows do not overlap, it is one linear map of c rows laid end to end. It starts as their mean,
-    so that attention finds something in compressed memory from the first step on.
+    Since its windows do not overlap, it is one linear map of c rows laid end to end.
     """
 
     def __init__(self, dim: int, rate: int):
         super().__init__(dim, rate)
         self.kernel = nn.Linear(rate * dim, dim, bias=False)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """The mean of c rows."""
-        weight = self.kernel.weight
-        weight.copy_(torch.eye(weight.shape[0], device=weight.device).repeat(1, self.rate) / self.rate)
 
     def forward(self, rows_BRD: Tensor, valid_BR: Tensor, usage_BR: Tensor | None = None):
         rows = rows_BRD.where(valid_BR[..., None], 0)
