@@ -1,6 +1,7 @@
 """Compiled layers give what the others give, and are compiled once."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.data import Lanes
+from compressive_transformer.recipes import wavenet
 from compressive_transformer.train import OptimizerConfig, TrainConfig, Trainer, compiled
 from compressive_transformer.train.compiled import is_compiled
 from tiny import SENTENCE, corpus_of, tiny_config
@@ -69,6 +71,24 @@ def test_one_graph_for_all_layers_and_steps(monkeypatch: pytest.MonkeyPatch, rat
     assert 1 <= counter.frame_count <= math.lcm(8, rate) // 8
 
 
+@pytest.mark.parametrize(
+    ("settings", "graphs"),
+    [
+        ({"compression_rate": 11, "memory": 11}, 11),
+        ({"core": "wavenet", "num_layers": 10, "memory": tuple(range(1, 11)), "compressed_memory": 0}, 10),
+    ],
+    ids=["a rate that does not divide the segment", "a WaveNet of many dilations"],
+)
+def test_more_graphs_than_torch_allows_by_itself(
+    settings: dict[str, Any], graphs: int, monkeypatch: pytest.MonkeyPatch
+):
+    counter = CompileCounterWithBackend("aot_eager")
+    through(monkeypatch, counter)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        trained("on", 24, model=tiny_config(**settings))
+    assert counter.frame_count == graphs > 8
+
+
 def test_scores_do_not_compile(monkeypatch: pytest.MonkeyPatch):
     through(monkeypatch, "aot_eager")
     trainer = trained("on", 1)
@@ -85,6 +105,8 @@ def test_auto_compiles_long_runs(monkeypatch: pytest.MonkeyPatch):
     assert not is_compiled(TrainConfig(minutes=3), CPU)
     assert not is_compiled(TrainConfig(steps=10**9), CPU)  # nobody knows how long that is
     assert not is_compiled(TrainConfig(minutes=90, compile="off"), CPU)
+    assert not is_compiled(replace(wavenet(), minutes=90), CPU)
+    assert is_compiled(replace(wavenet(), compile="on"), CPU)
     monkeypatch.setattr(compiled, "_has_compiler", lambda: False)
     assert not is_compiled(TrainConfig(minutes=90), CPU)
     with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):

@@ -17,7 +17,8 @@ from compressive_transformer.nn.piece import Piece, Step
 from compressive_transformer.train.config import TrainConfig
 
 PAYS_AFTER = 4.0
-"""Minutes of training from which on compiling, which takes up to one, is sooner or later won back."""
+"""Minutes of training from which on compiling, which takes up to one, is sooner or later won back. A WaveNet
+has a graph for each dilation, and gains nothing."""
 
 
 def is_compiled(config: TrainConfig, device: torch.device) -> bool:
@@ -29,15 +30,21 @@ def is_compiled(config: TrainConfig, device: torch.device) -> bool:
         UsageError: they should be, and there is nothing to compile with.
     """
     possible = device.type != "cpu" or _has_compiler()
+    pays = (config.minutes or 0) >= PAYS_AFTER and config.model.core == "compressive"
     if config.compile == "on" and not possible:
         raise UsageError("compile on needs a C++ compiler, and none was found; install g++, or use off")
-    return config.compile == "on" or (
-        config.compile == "auto" and possible and (config.minutes or 0) >= PAYS_AFTER
-    )
+    return config.compile == "on" or (config.compile == "auto" and possible and pays)
 
 
 def compile_layers(layers: list[Any]) -> None:
-    """From now on the layers train compiled. Reading without gradients, in many shapes, stays as it was."""
+    """From now on the layers train compiled. Reading without gradients, in many shapes, stays as it was.
+
+    There is a graph for each size of memory, and for each place of a segment in the groups that become slots.
+    """
+    limits: Any = torch._dynamo.config  # beyond its limits Dynamo raises
+    graphs = sum(layer.rate for layer in layers)
+    limits.recompile_limit = max(limits.recompile_limit, graphs)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
     for layer in layers:
         eager = layer.forward
         layer.forward = functools.partial(
