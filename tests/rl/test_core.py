@@ -161,7 +161,7 @@ def test_a_state_is_good_for_one_step_and_a_snapshot_for_many():
         core.step(features_TBF[1], first)
     b, _ = core.step(features_TBF[1], kept)
     c, _ = core.step(features_TBF[1], kept)
-    assert torch.equal(a, b)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)  # keys of many rows at once are rounded otherwise
     assert torch.equal(b, c)
 
 
