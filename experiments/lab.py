@@ -42,7 +42,12 @@ cores, not a night. Fewer lanes make more updates of as many tokens, which at th
 
 
 def arm(base: TrainConfig | None = None, **changes: Any) -> TrainConfig:
-    """The recipe ``tiny``, or another, at width 128, with 16 lanes; ``model`` and ``optimizer`` by name."""
+    """The recipe ``tiny``, or another, at width 128 with 16 lanes, but for ``changes``.
+
+    Args:
+        base: the other recipe.
+        changes: fields of it; of ``model`` and ``optimizer`` a dict of theirs.
+    """
     base = base or tiny()
     model = replace(base.model, dim=DIM)
     base = replace(base, minutes=None, steps=None, tokens=None, compile="on", lanes=LANES, model=model)

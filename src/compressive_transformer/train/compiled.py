@@ -18,7 +18,7 @@ from compressive_transformer.train.config import TrainConfig
 
 PAYS_AFTER = 4.0
 """Minutes of training from which on compiling, which takes up to one, is sooner or later won back. A WaveNet
-has a graph for each dilation, and gains nothing."""
+has a graph for each dilation, and gained nothing where it was tried, in float32 on a CPU."""
 
 
 def is_compiled(config: TrainConfig, device: torch.device) -> bool:

@@ -114,7 +114,7 @@ class TrainConfig:
     """What processes started by torchrun share out: ddp the lanes only; fsdp weights and optimiser too."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the layers: a minute at the start, then faster steps. auto does so for --minutes 4 or more,
-    and never for a WaveNet, which gains nothing by it."""
+    and never for a WaveNet, which gained nothing by it on a CPU."""
     recompute: bool = False
     """Activation checkpointing: keep no activations within layers, compute them again for the gradient."""
     max_skipped: int = 5
