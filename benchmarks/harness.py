@@ -68,6 +68,9 @@ def parse(made: argparse.ArgumentParser, child: Callable[[dict[str, Any]], dict[
     if a.task is not None:
         import torch
 
+        from compressive_transformer.allocator import keep_freed_memory
+
+        keep_freed_memory()
         torch.set_num_threads(a.threads)
         torch.manual_seed(a.task.get("seed", 0))
         print(json.dumps({"result": child(a.task)}), flush=True)

@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock
 
 from compressive_transformer import LanguageModel
+from compressive_transformer.allocator import keep_freed_memory
 from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, excerpt, prepare
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.precision import has_bfloat16
@@ -101,13 +102,14 @@ def main(
 
 
 def parse(parser: argparse.ArgumentParser, script: str, seeds: tuple[int, ...]) -> argparse.Namespace:
-    """The arguments, with those that every experiment has; torch then has its threads."""
+    """The arguments, with those that every experiment has; torch then has its threads and memory."""
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help=f"(default: {seeds})")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default: all)")
     parser.add_argument("--out", type=Path, default=Path(script).with_suffix(".json"), help="the record")
     parser.add_argument("--table", action="store_true", help="print the tables of what is recorded")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    keep_freed_memory()
     return a
 
 

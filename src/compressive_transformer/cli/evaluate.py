@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from compressive_transformer.allocator import keep_freed_memory
 from compressive_transformer.checkpoint import is_agent_run
 from compressive_transformer.cli import evaluate_rl
 from compressive_transformer.cli.parse import parse
@@ -64,6 +65,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Scores files with a run, or an agent in its environment."""
+    keep_freed_memory()
     if any(is_agent_run(word) for word in arguments if not word.startswith("-")):
         evaluate_rl.main(arguments)
         return

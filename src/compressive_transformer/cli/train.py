@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from compressive_transformer.allocator import keep_freed_memory
 from compressive_transformer.checkpoint import is_agent_run
 from compressive_transformer.cli import train_rl
 from compressive_transformer.cli.parse import parse
@@ -39,6 +40,7 @@ class Arguments(TrainConfig):
 
 def main(arguments: Sequence[str]) -> None:
     """Trains by a recipe, or goes on with a run; flags change its settings."""
+    keep_freed_memory()
     name, rest = ("tiny", list(arguments))
     run = _resumed(rest)
     if run == "":
