@@ -62,15 +62,22 @@ def parser(
     return made
 
 
-def parse(made: argparse.ArgumentParser, child: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """The arguments; in a child, does its task instead, and ends."""
+def parse(
+    made: argparse.ArgumentParser, child: Callable[[dict[str, Any]], dict[str, Any]], *, keep: bool = True
+) -> Any:
+    """The arguments; in a child, does its task instead, and ends.
+
+    Args:
+        keep: freed memory is kept, for any library that is measured.
+    """
     a = made.parse_args()
     if a.task is not None:
         import torch
 
         from compressive_transformer.allocator import keep_freed_memory
 
-        keep_freed_memory()
+        if keep:
+            keep_freed_memory()
         torch.set_num_threads(a.threads)
         torch.manual_seed(a.task.get("seed", 0))
         print(json.dumps({"result": child(a.task)}), flush=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import allocation
 from agents import PARTS, cells
 from harness import RESULTS, load
 from peers import PACKAGES
@@ -147,6 +148,14 @@ def agents(found: dict[str, Any], group: str) -> str:
     return markdown(header, rows) + origin(found[group])
 
 
+def freed_memory(found: dict[str, Any], group: str) -> str:
+    """Steps with and without keeping freed memory."""
+    if group not in found:
+        return NOTHING
+    rows = [(name, *allocation.cells(m)) for name, m in found[group]["arms"].items() if "failed" not in m]
+    return markdown(("recipe", *allocation.HEADER), rows) + origin(found[group])
+
+
 def speed(m: dict[str, Any]) -> tuple[str, str]:
     """Tokens a second, and the ratio to ours."""
     rate = m["tokens_per_second"]
@@ -181,6 +190,7 @@ TABLES = {
     "quality": quality,
     "scaling": scaling,
     "agents": agents,
+    "allocation": freed_memory,
 }
 FILES = {name: f"{name}.json" for name in TABLES}
 

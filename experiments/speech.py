@@ -8,7 +8,8 @@ r"""The paper's Figure 4 in small: sound by the sample, beside Transformer-XL an
 Without --test the last tenth of the recordings is held out. 8-bit µ-law, all arms the recipe ``speech`` in
 the same order of the same samples, state carried along a recording and reset between two. A test score is
 taken now and then while the learning rate falls, on pieces from everywhere in the test recordings; the last
-one is on all of them. Its time does not count. With --sounds each model of the first seed also goes on with a test recording, kept as FLAC and as a picture.
+one is on all of them. Its time does not count. With --sounds each model of the first seed also goes on with a
+test recording, kept as FLAC and as a picture.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 HOUSE = {
     -2: {"errors"},
     -1: {"settings", "storage"},
-    0: {"memory", "ops", "losses", "precision"},
+    0: {"memory", "ops", "losses", "precision", "allocator"},
     1: {"nn", "data"},
     2: {"model"},
     3: {"generate", "evaluate", "checkpoint", "interop", "formulas", "codec", "analysis"},
