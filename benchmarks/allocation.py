@@ -4,8 +4,9 @@
     python benchmarks/allocation.py --recipes wavenet --rounds 1 --steps 2      # tries it in a minute
 
 Steps of recipes on the text or sound that comes with the package, each in a process of its own, with
-``keep_freed_memory`` and without, one after the other in rounds. Medians over rounds; the ratio is that within
-rounds. Pages are those that the system had to give the process in a step; MB is the most that was resident.
+``keep_freed_memory`` and without, one after the other in rounds. Medians over rounds; the ratio is that
+within rounds. Pages are those that the system had to give the process in a step; MB is the most that was
+resident.
 """
 
 from __future__ import annotations
