@@ -1,5 +1,6 @@
 """Memory that tensors gave back is used again, not fetched from the system anew."""
 
+import importlib
 import platform
 import resource
 
@@ -29,3 +30,12 @@ def test_large_tensors_do_not_come_from_the_system_again() -> None:
     faults()  # blocks of the heap find their places
     pages = ROUNDS * 4 * SIZE * 4 // resource.getpagesize()
     assert faults() < pages / 3
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_commands_with_large_tensors_keep_theirs(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, calls = importlib.import_module(f"compressive_transformer.cli.{verb}"), []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: calls.append(verb))
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert calls == [verb]
