@@ -1,4 +1,4 @@
-"""What compressed memory gains over Transformer-XL, where in a text, for which words, at which rate and size.
+"""What compressed memory gains over Transformer-XL, where in a text, for which words, and at which rate.
 
     python experiments/memory.py --train pg19/train --valid pg19/heldout       # trains, writes memory.json
     python experiments/memory.py --table                                       # prints its tables
@@ -6,35 +6,25 @@
 Books as bytes, each arm the recipe ``tiny`` at width 128, with 16 lanes and equal tokens, but for what its
 name says. Transformer-XL has as many slots, so that attention costs as much; or, to have as many parameters
 too, a feed-forward that is wider by as much as a convolution at rate 4 weighs. Scored are 16 pieces of 8,192
-bytes from an empty memory on; again with other sizes of memory than in training (the paper's Tables 8 and 9);
-the loss by place in the piece, and by how often a word stands in the training text (Table 7); where attention
-goes (Figure 2), and the loss of compression segment by segment (Figure 6).
+bytes from an empty memory on: in all, by place in the piece, and by how often a word stands in the training
+text (the paper's Table 7).
 """
 
 from functools import cache
 from typing import Any
 
-import numpy as np
-import torch
 from lab import Runs, arm, by_arm, main, markdown, mean, spread
 
 from compressive_transformer import LanguageModel
-from compressive_transformer.analysis import (
-    Part,
-    attention_by_bucket,
-    loss_by_frequency,
-    loss_by_position,
-)
+from compressive_transformer.analysis import Part, loss_by_frequency, loss_by_position
 from compressive_transformer.data import Corpus, excerpt
 from compressive_transformer.data.words import WordTokenizer, count_words
 from compressive_transformer.evaluate import evaluate
 
 PIECES, LENGTH = 16, 8192
 PLACES = tuple(128 * 2**n for n in range(7))
-SIZES = (0, 32, 64, 128, 256)
-"""Slots that are tried in evaluation, besides 128 recent ones: compressed, or of a Transformer-XL recent."""
 SHAPE = arm().model
-RECENT, SLOTS = 128, 192
+SLOTS = 192
 WIDER = 4 * SHAPE.dim + 4 * SHAPE.dim // 2
 """Two maps of d x 2d more are c d^2 weights at c = 4."""
 RATE_4 = "rate 4 (the recipe)"
@@ -52,42 +42,34 @@ ARMS = {
 }
 
 
-def measure(model: LanguageModel, train: Corpus, valid: Corpus) -> dict[str, Any]:
-    """All that is shown, as it can be written down."""
+def measure(
+    model: LanguageModel,
+    train: Corpus,
+    valid: Corpus,
+    *,
+    memory: int | None = None,
+    compressed_memory: int | None = None,
+) -> dict[str, Any]:
+    """The score of pieces of a text, in all and in parts.
+
+    Args:
+        memory, compressed_memory: slots, if they are to be others than in training.
+    """
     text = excerpt(valid, num_pieces=PIECES, length=LENGTH)
-    found = evaluate(model, text, num_rows=PIECES, with_losses=True)
+    found = evaluate(
+        model,
+        text,
+        num_rows=PIECES,
+        with_losses=True,
+        memory=memory,
+        compressed_memory=compressed_memory,
+    )
     assert found.losses is not None
-    compresses = any(compressed for _, compressed in model.config.layer_sizes())
-    remembers = any(recent for recent, _ in model.config.layer_sizes())
-    sizes = SIZES if remembers else ()
-
-    def with_slots(size: int) -> float:
-        slots = {"compressed_memory": size} if compresses else {"memory": RECENT + size}
-        return evaluate(model, text, num_rows=PIECES, **slots).total.bits_per_byte  # pyright: ignore[reportArgumentType]
-
     return {
         "bits_per_byte": found.total.bits_per_byte,
         "by_position": _bits(loss_by_position(found.losses, PLACES)),
         "by_frequency": _bits(loss_by_frequency(text, found.losses, _vocabulary(train))),
-        "by_slots": {str(size): with_slots(size) for size in sizes},
-        "attention": attention_by_bucket(model, text),
-        "compression": compression_losses(model, text) if compresses else [],
     }
-
-
-@torch.no_grad()
-def compression_losses(model: LanguageModel, text: Corpus) -> list[list[float]]:
-    """Of each layer, the loss of compressing each segment of the first piece once memory is full."""
-    model.train()  # reading alone needs no such loss; there is no dropout here
-    tokens = torch.from_numpy(np.asarray(text.document(0)).astype(np.int64))[None]
-    memory, found = model.init_memory(1), []
-    for segment in tokens.split(model.config.segment, dim=1):
-        output = model(segment, memory)
-        memory = output.memory
-        found.append(output.compression_losses.tolist())
-    c = model.config
-    full = (c.memory + c.compression_rate * c.compressed_memory) // c.segment  # pyright: ignore[reportOperatorIssue]
-    return [list(layer) for layer in zip(*found[full:], strict=True)]
 
 
 @cache
@@ -114,19 +96,27 @@ def table(runs: Runs) -> str:
         ]
         for name in names
     ]
-    found = [markdown(["", "bits per byte", "range", "parameters", "seeds"], rows)]
+    whole = markdown(["", "bits per byte", "range", "parameters", "seeds"], rows)
+    return "\n\n".join([whole, *in_parts(runs, names)])
+
+
+def in_parts(runs: Runs, names: list[str]) -> list[str]:
+    """Tables of the score by place and by frequency."""
+    found = []
     for what, title in (
         ("by_position", "bits per byte at"),
         ("by_frequency", "bits per word that stands in all training books"),
-        ("by_slots", "bits per byte with 128 slots in evaluation and"),
     ):
         columns = list(dict.fromkeys(key for run in runs for key in run[what]))
-        rows = []
-        for name in names:
-            values = [[run[what].get(key) for run in runs if run["arm"] == name] for key in columns]
-            rows.append([name, *(f"{mean(v):.3f}" if None not in v else "–" for v in values)])
+        rows = [
+            [
+                name,
+                *(f"{mean([run[what][key] for run in runs if run['arm'] == name]):.3f}" for key in columns),
+            ]
+            for name in names
+        ]
         found.append(markdown([title, *columns], rows))
-    return "\n\n".join(found)
+    return found
 
 
 if __name__ == "__main__":

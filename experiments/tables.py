@@ -14,7 +14,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +93,9 @@ def section(script: str, name: str) -> str:
 
 def attention() -> Figure:
     """Figure 2: where attention goes, beside the paper's."""
-    from memory import RATE_4
-
-    runs = [run["attention"] for run in load("memory")["runs"] if run["arm"] == RATE_4]
-    ours = {tier: [mean(list(x)) for x in zip(*(run[tier] for run in runs), strict=True)] for tier in runs[0]}
+    ours = only("attention")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
-    titles = ("here: bytes of books, 128 + 128 + 64", "paper: enwik8, 768 + 768 + 768")
+    titles = ("here: bytes of books, 64 + 128 + 128", "paper: enwik8, 768 + 768 + 768")
     for axis, title, tiers in zip(axes, titles, (ours, PAPER_ATTENTION), strict=True):
         at = 0
         for tier, values in tiers.items():
@@ -113,14 +109,15 @@ def attention() -> Figure:
 
 def compression_losses() -> Figure:
     """Figure 6: the auxiliary loss of each layer."""
-    from memory import RATE_4
-
-    runs = [run["compression"] for run in load("memory")["runs"] if run["arm"] == RATE_4]
-    layers = [list(chain.from_iterable(seeds)) for seeds in zip(*runs, strict=True)]
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-    axis.boxplot(layers, whis=(5, 95), showfliers=False)
+    axis.boxplot(only("compression"), whis=(5, 95), showfliers=False)
     axis.set(xlabel="layer", ylabel="attention-reconstruction loss")
     return figure
+
+
+def only(what: str) -> Any:
+    """Of the one run of experiments/sizes.py that has it."""
+    return next(run[what] for run in load("sizes")["runs"] if what in run)
 
 
 def by_distance() -> Figure:
@@ -229,7 +226,7 @@ def draw_agents(axes: Any, runs: Runs, what: int) -> None:
 
 
 DRAWN: dict[str, tuple[Callable[[], Figure], ...]] = {
-    "memory": (attention, compression_losses),
+    "sizes": (attention, compression_losses),
     "recall": (by_distance,),
     "updates": (updates,),
     "speech_digits": (speech,),

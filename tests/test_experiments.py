@@ -111,7 +111,30 @@ def test_an_experiment_records_each_run_once(
     assert all(0 < run["bits_per_byte"] < 12 for run in found["runs"])
     assert found["command"].startswith("python experiments/")
     shown = capsys.readouterr().out
-    assert "bits per byte with 128 slots in evaluation and" in shown
+    assert "bits per byte at" in shown
+
+
+def test_other_sizes_of_memory_are_tried_once(
+    script: Any,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    sizes, text, out = script("sizes"), tmp_path / "text.txt", tmp_path / "sizes.json"
+    text.write_bytes(SENTENCE * 50)
+    monkeypatch.setattr(sizes, "SIZES", {"none": (0, 0), sizes.LEARNT: (8, 8)})
+    monkeypatch.setattr(sizes, "load_run", lambda: load_run(run))
+    arguments = ["sizes.py", "--train", str(text), "--valid", str(text), "--threads=1", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    for _ in range(2):
+        sizes.main()
+    none, learnt = json.loads(out.read_text())["runs"]
+    assert none["bits_per_byte"] != learnt["bits_per_byte"]
+    assert len(learnt["compression"]) == load_run(run).model.config.num_layers
+    assert all(learnt["compression"])
+    assert sum(map(sum, learnt["attention"].values())) == pytest.approx(1, rel=1e-3)
+    assert f"| {sizes.LEARNT} | {learnt['bits_per_byte']:.3f} | +0.000 |" in capsys.readouterr().out
 
 
 def test_a_run_is_packed(script: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
