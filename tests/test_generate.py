@@ -106,6 +106,19 @@ def test_decoder_is_the_model(shape: dict[str, Any], read: int, reset: bool):
     torch.testing.assert_close(given.tensors(), before, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("sizes", [(21, 6), (8, 15), (19, 13), (3, 20)], ids=str)
+@pytest.mark.parametrize("positions", ["continued", "time", "separate"])
+def test_decoder_is_the_model_with_a_larger_memory(positions: Any, sizes: tuple[int, int]):
+    model, tokens = tiny_model(dtype=torch.float64, positions=positions, compression_rate=3), prompts(2, 90)
+    state = model.init_memory(2, memory=sizes[0], compressed_memory=sizes[1])
+    with torch.no_grad():
+        state = model(tokens[:, :70], state).memory
+        expected = model(tokens[:, 70:], state).logits
+        decoder = Decoder(model, state)
+        got = torch.stack([decoder.read(token) for token in tokens[:, 70:].T], dim=1)
+    torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
+
+
 def test_the_state_does_not_grow(monkeypatch: pytest.MonkeyPatch):
     model, sizes, read = tiny_model(segment=5, num_layers=1), [], Decoder.read
 

@@ -127,7 +127,7 @@ def evaluate(
     Args:
         model: is put in evaluation mode.
         corpus: the documents.
-        memory, compressed_memory: slots per layer, if other than in training (larger often helps).
+        memory, compressed_memory: slots per layer, if other than in training.
         reset_documents: begin each document with an empty state. Otherwise the state is carried on from each
             document to the next, in their order, as in the paper's PG-19.
         num_rows: documents read side by side; changes the speed only.

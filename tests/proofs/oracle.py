@@ -79,7 +79,10 @@ class Oracle:
 
     def __init__(self, config: ModelConfig, weights: Weights):
         self.config, self.weights = config, weights
-        self.layers = [OracleLayer(config, below(weights, f"layers.{i}.")) for i in range(config.num_layers)]
+        self.layers = [
+            OracleLayer(config, below(weights, f"layers.{i}."), learnt)
+            for i, learnt in enumerate(config.layer_sizes())
+        ]
 
     def begin(self, position: int = 0, sizes: list[tuple[int, int]] | None = None) -> Stream:
         """An empty stream, as if ``position`` tokens had been read; ``sizes`` are (M, C) of each layer."""
@@ -111,8 +114,8 @@ class Oracle:
 class OracleLayer:
     """One layer: reading a token, and shifting its memory when the window is full."""
 
-    def __init__(self, config: ModelConfig, weights: Weights):
-        self.config, self.weights = config, weights
+    def __init__(self, config: ModelConfig, weights: Weights, learnt: tuple[int, int]):
+        self.config, self.weights, self.learnt = config, weights, learnt
         self.head_width = config.dim // config.num_heads
 
     def begin(self, M: int, C: int, position: int) -> LayerState:
@@ -177,8 +180,16 @@ class OracleLayer:
         return self.config.position_features or self.config.dim
 
     def place(self, j: int, state: LayerState) -> tuple[int, float]:
-        """Position table and place of slot j, in tokens from the beginning of the segment."""
-        C, M, c = state.C, state.M, self.config.compression_rate
+        """Position table and place of slot j, which is no farther away than any slot was in training."""
+        M, C = self.learnt
+        table, place = self.place_of(j, state.C, state.M)
+        learnt = [self.place_of(i, C, M) for i in range(C + M)]
+        known = [p for t, p in learnt if t == table]
+        return table, max(place, min(known, default=0))
+
+    def place_of(self, j: int, C: int, M: int) -> tuple[int, float]:
+        """Position table and place of slot j of C + M, in tokens from the beginning of the segment."""
+        c = self.config.compression_rate
         if j >= C:
             return 0, j - C - M
         back = C - j  # 1 for the newest compressed slot

@@ -137,12 +137,15 @@ class TestEmptySlots:
 class TestSizes:
     @pytest.mark.parametrize("positions", ["continued", "time", "separate"])
     @pytest.mark.parametrize("compressor", COMPRESSORS)
-    def test_enlarged_memory_is_that_of_a_larger_model(self, compressor, positions):
+    def test_enlarged_memory_is_that_of_a_larger_model_that_learnt_as_near(self, compressor, positions):
         sizes: dict[str, Any] = {"memory": (9, 7), "compressed_memory": (5, 8)}
         model = small(compressor=compressor, positions=positions, compression_rate=3)
         large = small(compressor=compressor, positions=positions, compression_rate=3, **sizes)
         large.load_state_dict(model.state_dict())
         x, memory = stream(2, 40, 4), model.init_memory(2, **sizes)
+        assert not torch.equal(model(x, memory).features, large(x).features)
+        for one, other in zip(large.layers, model.layers, strict=True):
+            one.attention.learnt = other.attention.learnt
         assert_same_memory(memory, large.init_memory(2))
         got, expected = model(x, memory), large(x)
         assert torch.equal(got.features, expected.features)

@@ -239,12 +239,13 @@ class _AttentionMeter:
 
 
 def _build_layer(c: ModelConfig, index: int) -> CompressiveLayer:
-    compressed = c.layer_sizes()[index][1]
+    recent, compressed = c.layer_sizes()[index]
     scheme = c.positions if compressed else "continued"
     attention = RelativeAttention(
         c.dim,
         c.num_heads,
         scheme=scheme,
+        learnt=(compressed, recent),
         position_features=c.position_features,
         qk_norm=c.qk_norm,
         dropout=c.dropout,

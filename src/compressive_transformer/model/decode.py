@@ -12,6 +12,7 @@ K head width, F position features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -113,7 +114,10 @@ class FeatureDecoder:
 
 
 class _Table(NamedTuple):
-    """Position keys of a run of slots that stand ``step`` apart, for every place that a query may have."""
+    """Position keys of a run of slots that stand ``step`` apart, for every place that a query may have.
+
+    A run whose slots all stand at one place has the step 0.
+    """
 
     keys_HKn: Tensor
     """By falling distance, from that of the oldest slot to the last query on."""
@@ -175,8 +179,9 @@ class _Layer:
         logits = []
         for query_BHK, (keys_HKn, _, step, slots) in zip(position, self.tables, strict=True):
             count = min(slots.stop, at + 1) - slots.start
-            keys_HKS = keys_HKn[:, :, first : first + step * count : step]
-            logits.append((query_BHK.transpose(0, 1) @ keys_HKS).transpose(0, 1))
+            keys_HKS = keys_HKn[:, :, first : first + max(step * count, 1) : max(step, 1)]
+            logits_BHS = (query_BHK.transpose(0, 1) @ keys_HKS).transpose(0, 1)
+            logits.append(logits_BHS if step else logits_BHS.expand(-1, -1, count))
         logits_BHS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         if self.bias_B1S is not None:
             logits_BHS = logits_BHS + self.bias_B1S[..., : at + 1]
@@ -198,21 +203,34 @@ class _Layer:
         return KeysValues(*(x[:, :, : self.before + fill] for x in (self.keys, self.values)))
 
 
+_Run = tuple[Tensor, int, int, int]
+"""Places of consecutive slots, how far apart they are, the first slot, and the position table."""
+
+
+def _divided(runs: list[_Run]) -> Iterator[_Run]:
+    """The runs; slots that were all put at the farthest place (``places``) are a run of their own."""
+    for place_S, step, start, which in runs:
+        irregular = (place_S.diff() != step).nonzero()
+        same = int(irregular[-1]) + 1 if len(irregular) else 0
+        if same:
+            yield place_S[:same], 0, start, which
+        if same < len(place_S):
+            yield place_S[same:], step, start + same, which
+
+
 def _tables(layer: CompressiveLayer, sizes: tuple[int, int, int]) -> list[_Table]:
     """Position keys and biases of each run of slots, oldest first."""
     attention, (C, _, N) = layer.attention, sizes
     weights = [cast("nn.Linear", module).weight for module in attention.position_keys]
     dtype = torch.promote_types(weights[0].dtype, torch.float32)
-    at = places(attention.scheme, sizes, 0, N, layer.rate, weights[0].device, dtype)
+    at = places(attention.scheme, sizes, attention.learnt, 0, N, layer.rate, weights[0].device, dtype)
     if attention.scheme == "continued":
         runs = [(torch.cat([at.compressed_C, at.rest_S]), 1, 0, 0)]
     else:
         separate = attention.scheme == "separate"
         runs = [(at.compressed_C, 1 if separate else layer.rate, 0, int(separate)), (at.rest_S, 1, C, 0)]
     tables = []
-    for place_S, step, start, which in runs:
-        if not len(place_S):
-            continue
+    for place_S, step, start, which in _divided(runs):
         farthest = N - 1 - place_S[0]
         distance_n = farthest - torch.arange(N + (len(place_S) - 1) * step).to(place_S)
         feature_nF = ops.sinusoid(distance_n, attention.position_features).to(weights[which])

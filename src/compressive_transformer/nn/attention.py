@@ -33,6 +33,7 @@ class Places(NamedTuple):
 def places(
     scheme: PositionScheme,
     sizes: tuple[int, int, int],
+    learnt: tuple[int, int],
     fill: int,
     length: int,
     rate: int,
@@ -45,16 +46,24 @@ def places(
     j of C stands: ``continued``: one place before the next slot, behind the M recent ones; ``time``: at the
     middle of the c tokens that it stands for; ``separate``: as if it touched the segment (the authors' code,
     where a projection of its own tells it from the recent memory).
+
+    A memory may be larger than that of training, of C and M slots ``learnt``. What would stand farther away
+    than anything did in training stands at the farthest place of then: attention to distances that it never
+    learnt made larger memories worse (``experiments/sizes.py``).
     """
     C, M, _ = sizes
+    learnt_C, learnt_M = learnt
     query = torch.arange(fill, fill + length, device=device, dtype=dtype)
     rest = torch.arange(-M, fill + length, device=device, dtype=dtype)
     back = torch.arange(C, 0, -1, device=device, dtype=dtype)
+    if scheme == "separate":
+        return Places(query, (-back).clamp(min=-learnt_C), rest.clamp(min=-learnt_M))
     if scheme == "time":
         compressed = -M - rate * back + (rate - 1) / 2
+        first = -learnt_M - (rate * learnt_C - (rate - 1) / 2 if learnt_C else 0)
     else:
-        compressed = -back - (M if scheme == "continued" else 0)
-    return Places(query, compressed, rest)
+        compressed, first = -M - back, -learnt_M - learnt_C
+    return Places(query, compressed.clamp(min=first), rest.clamp(min=first))
 
 
 class RelativeAttention(nn.Module):
@@ -64,6 +73,7 @@ class RelativeAttention(nn.Module):
         dim: model width D, a multiple of num_heads.
         num_heads: H.
         scheme: see ``places``.
+        learnt: compressed and recent slots of the layer in training, see ``places``.
         position_features: F, sinusoids per distance (even); the authors use D.
         qk_norm: divide the queries and keys of each head by their root mean square (Henry et al. 2020).
         dropout: probability of dropping an attention weight.
@@ -75,6 +85,7 @@ class RelativeAttention(nn.Module):
         num_heads: int,
         *,
         scheme: PositionScheme = "continued",
+        learnt: tuple[int, int] = (0, 0),
         position_features: int | None = None,
         qk_norm: bool = False,
         dropout: float = 0.0,
@@ -86,6 +97,7 @@ class RelativeAttention(nn.Module):
             raise UsageError(f"position scheme {scheme!r} is unknown; use one of {get_args(PositionScheme)}")
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.scheme: PositionScheme = scheme
+        self.learnt = learnt
         self.position_features = position_features or dim
         if self.position_features % 2:
             raise UsageError(f"position_features {self.position_features} is odd; use an even number")

@@ -221,9 +221,9 @@ class CompressiveLayer(nn.Module):
 
     def _places(self, memory: LayerMemory, fill: int, x_BTD: Tensor) -> Places:
         dtype = torch.promote_types(memory.window.dtype, torch.float32)
-        return places(
-            self.attention.scheme, memory.sizes, fill, x_BTD.shape[1], self.rate, x_BTD.device, dtype
-        )
+        scheme, learnt = self.attention.scheme, self.attention.learnt
+        length, device = x_BTD.shape[1], x_BTD.device
+        return places(scheme, memory.sizes, learnt, fill, length, self.rate, device, dtype)
 
     def _keys_values(self, x_BTD: Tensor, memory: LayerMemory, cache: KeysValues | None, fill: int):
         if cache is not None:
