@@ -13,9 +13,9 @@ def keep_freed_memory() -> None:
     """Has this process keep what it frees for what it asks for next; for Linux with glibc, elsewhere nothing.
 
     By itself glibc returns each block of more than 32 MB to the system as soon as it is free, and the next
-    tensor of that size comes as zeros, page by page: in a training step that makes many, the pages took a
-    quarter of the time (``docs/performance.md``). The price: memory once used stays with the process until
-    it ends. The commands ``train`` and ``evaluate`` do this; a program with its own loop may.
+    tensor of that size comes as zeros, page by page, which a training step that makes many is slowed by
+    (``benchmarks/allocation.py`` measures it). The price: memory once used stays with the process until it
+    ends. The commands ``train`` and ``evaluate`` do this; a program with its own loop may.
     """
     if not sys.platform.startswith("linux"):
         return
