@@ -190,6 +190,6 @@ def test_parts_by_themselves():
     refuses(lambda: Conv(3, 2).double()(rows, valid), "5 rows", "give a multiple of it")
     refuses(lambda: DilatedConv(3, 2, ()), "dilations ()", "give one or more numbers")
     refuses(lambda: MostUsed(3, 2)(rows, valid), "needs the usage", "use a memory made for it")
-    refuses(lambda: RelativeAttention(6, 4), "dim 6", "change one of them")
+    refuses(lambda: RelativeAttention(6, 4, learnt=(0, 0)), "dim 6", "change one of them")
     unknown: Any = "absolute"
-    refuses(lambda: RelativeAttention(6, 2, scheme=unknown), "'absolute'", "use one of")
+    refuses(lambda: RelativeAttention(6, 2, scheme=unknown, learnt=(0, 0)), "'absolute'", "use one of")

@@ -85,7 +85,7 @@ class RelativeAttention(nn.Module):
         num_heads: int,
         *,
         scheme: PositionScheme = "continued",
-        learnt: tuple[int, int] = (0, 0),
+        learnt: tuple[int, int],
         position_features: int | None = None,
         qk_norm: bool = False,
         dropout: float = 0.0,
