@@ -658,14 +658,18 @@ def try_case(real: Real, name: str, number: int) -> str | None:
     return f"unpickled: {marks}" if marks else f"written outside: {outside}" if outside else None
 
 
+def in_use() -> int:
+    """Bytes of addresses that this process has, free ones of its heap among them."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def work(folder: str, cases: list[tuple[str, int]], now: Any, findings: Any, limit: bool) -> None:
     """Runs cases in a process of its own."""
     torch.set_num_threads(1)
     real = REALS[folder]
     tame()
     if limit:
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, -1))
+        resource.setrlimit(resource.RLIMIT_AS, (in_use() + BYTES, -1))
     for index in range(now.value, len(cases)):
         now.value = index
         if problem := try_case(real, *cases[index]):
