@@ -35,7 +35,7 @@ from compressive_transformer.cli import main
 from compressive_transformer.data import pool, units
 make_shard = pool.make_shard
 def slowly(*arguments):
-    time.sleep(0.05)
+    time.sleep(0.3)  # so that a busy machine can break off in time
     make_shard(*arguments)
 if __name__ == "__main__":
     units.UNIT, pool.make_shard = 64, slowly
@@ -43,8 +43,8 @@ if __name__ == "__main__":
 """
 
 
-def start_slowly(text: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SLOWLY, "prepare", str(text), "--out", str(out), "--workers", "1", *more]
+def start_slowly(text: Path, out: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", SLOWLY, "prepare", str(text), "--out", str(out), "--workers", "1"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
