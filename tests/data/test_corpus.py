@@ -78,7 +78,7 @@ def same(a: Corpus, b: Corpus) -> bool:
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -258,7 +258,7 @@ def test_what_is_damaged_is_made_again(folder: Path, tmp_path: Path, file: str):
 
 
 def test_several_may_prepare_the_same_at_once(folder: Path, tmp_path: Path):
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
     make_shard, made, waited, results = pool.make_shard, count(), [], []
 
     def tell(preparing: Preparing) -> None:
