@@ -3,13 +3,16 @@ r"""The paper's Figure 4 in small: sound by the sample, beside Transformer-XL an
     python experiments/speech.py --out experiments/speech_digits.json --rate 8000 \
         --train 'digits/*_[5-9].wav' 'digits/*_[1-4][0-9].wav' --test 'digits/*_[0-4].wav'
     python experiments/speech.py --out experiments/speech_kerstin.json --rate 24000 --train kerstin
+    python experiments/speech.py --out experiments/speech_rates.json --rate 8000 --seeds 0 --arms rates \
+        --train 'digits/*_[5-9].wav' 'digits/*_[1-4][0-9].wav' --test 'digits/*_[0-4].wav'
     python experiments/speech.py --out experiments/speech_digits.json --table
 
 Without --test the last tenth of the recordings is held out. 8-bit µ-law, all arms the recipe ``speech`` in
 the same order of as many samples, and WaveNet also for as long; state carried along a recording and reset
 between two. A test score is taken now and then while the learning rate falls, on pieces from everywhere in
 the test recordings; the last one is on all of them. Its time does not count. With --sounds each model of the
-first seed also goes on with a test recording, kept as FLAC and as a picture.
+first seed also goes on with a test recording, kept as FLAC and as a picture. ``--arms rates`` tries other
+learning rates than the recipe's, which text chose.
 """
 
 from __future__ import annotations
@@ -56,6 +59,17 @@ ARMS = {
     "WaveNet": arm(wavenet()),
     "WaveNet, 2.5 times the samples": arm(wavenet()),
 }
+RATES = {
+    f"{name}, {how} the rates": replace(
+        config,
+        optimizer=replace(
+            config.optimizer, lr=factor * config.optimizer.lr, muon_lr=factor * config.optimizer.muon_lr
+        ),
+    )
+    for name, config in ARMS.items()
+    if name in ("Compressive, rate 4", "Transformer-XL", "WaveNet")
+    for how, factor in (("half", 0.5), ("twice", 2.0))
+}
 LONGER = {"WaveNet, 2.5 times the samples": 2.5}
 """It is that much faster than the others: as many samples are not as much time."""
 PAPER = {"Compressive, rate 4": 1.8097, "WaveNet": 1.8124, "Transformer-XL": 1.8134}
@@ -71,10 +85,14 @@ def main() -> None:
     parser.add_argument("--train", nargs="+", help="recordings to learn from")
     parser.add_argument("--test", nargs="+", help="recordings to score")
     parser.add_argument("--rate", type=int, default=8000, help="samples a second (default: 8000)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
+    names = [*ARMS, *RATES, "rates"]
+    parser.add_argument(
+        "--arms", nargs="+", choices=names, metavar="ARM", default=list(ARMS), help="(the first six)"
+    )
     parser.add_argument("--samples", type=int, default=1_000_000, help="of a run (default: 1,000,000)")
     parser.add_argument("--sounds", type=Path, help="folder for recordings that the models went on with")
     a = parse(parser, __file__, seeds=(0, 1, 2))
+    a.arms = list(RATES) if a.arms == ["rates"] else a.arms
     if not a.table:
         if not a.train:
             parser.error("give --train, or --table")
@@ -91,7 +109,7 @@ def record(a: argparse.Namespace) -> None:
     for seed in a.seeds:
         for name in a.arms:
             samples = int(a.samples * LONGER.get(name, 1))
-            config = replace(ARMS[name], tokens=samples, seed=seed, tokenizer=train.tokenizer.name)
+            config = replace((ARMS | RATES)[name], tokens=samples, seed=seed, tokenizer=train.tokenizer.name)
             if made.has(config, arm=name, seed=seed):
                 continue
             beside = beside or {"classical": classical(train, test), "rate": a.rate}
@@ -150,7 +168,7 @@ def table(runs: Runs) -> str:
     bits = by_arm(runs, "bits_per_sample")
     parameters, seconds = by_arm(runs, "parameters"), by_arm(runs, "seconds")
     rows = []
-    for name in (name for name in ARMS if name in bits):
+    for name in (name for name in ARMS | RATES if name in bits):
         found = bits[name]
         rows.append(
             [
