@@ -45,6 +45,19 @@ def test_the_papers_models_have_their_size_and_reach(name: str, layer: int, comp
         assert round(layer * squares / 1e6) == 277  # as published of the Transformer-XL
 
 
+@pytest.mark.parametrize(("name", "layers"), [("speech", 20), ("wavenet", 30)])
+def test_the_papers_models_of_sound(name: str, layers: int):
+    """Section 5.6: 40 million parameters, windows of 3,840 samples in segments of 768."""
+    config = get_recipe(name, "paper")
+    assert config.model.num_layers == layers
+    assert (config.model.segment, config.unroll, config.unroll * config.model.segment) == (768, 5, 3840)
+    with torch.device("meta"):
+        model = LanguageModel(config.model)
+    count = sum(p.numel() for p in model.parameters())
+    assert 39e6 < count < 41e6
+    print(f"{name}, paper: {count:,} parameters")
+
+
 def test_a_size_must_be_known(capsys: Capture):
     for arguments, message in (
         (["tiny", "--size=small"], "has one size; leave out --size small"),

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compressive_transformer.data.files import Source
 from compressive_transformer.errors import UsageError
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.generate import choose, generate
+from compressive_transformer.model import Decoder
 from compressive_transformer.precision import autocast
 from compressive_transformer.tasks import sound
 from tiny import TINY, refused
@@ -137,6 +139,19 @@ def test_classical_predictors_know_silence_tones_and_noise(tokenizer: SampleToke
     for bits in (sound.flac_bits, lambda corpus: sound.linear_bits(corpus, corpus)):
         assert bits(silence) < 0.2
         assert bits(silence) < bits(sine) < 0.75 * tokenizer.bits < bits(noise) < 1.05 * tokenizer.bits
+
+
+@pytest.mark.parametrize("tokenizer", [MULAW, LINEAR])
+def test_the_headers_of_flac_do_not_count(tokenizer: SampleTokenizer):
+    """One recording as many short ones; each of its frames has a few bytes of its own, and no more."""
+    noise = corpus_of(np.random.default_rng(0).uniform(-1, 1, 40_960), tokenizer)
+    parts = replace(
+        noise,
+        starts=np.arange(41) * 1024,
+        names=tuple(map(str, range(40))),
+        num_bytes=np.full(40, 2048),
+    )
+    assert sound.flac_bits(noise) < sound.flac_bits(parts) < sound.flac_bits(noise) + 8 * 16 / 1024
 
 
 def test_the_linear_predictor_gives_probabilities():
@@ -286,6 +301,11 @@ def bad(tmp_path: Path) -> dict[str, Path]:
     whole = (tmp_path / "whole.flac").read_bytes()
     files["cut"].write_bytes(whole[: len(whole) // 2])
     (tmp_path / "whole.flac").unlink()
+    whole_piped = bytearray(whole)
+    whole_piped[21] &= 0xF0  # how many samples there are, 36 bits: unknown
+    whole_piped[22:26] = bytes(4)
+    files["piped"] = tmp_path / "piped.flac"
+    files["piped"].write_bytes(whole_piped)
     return files
 
 
@@ -300,6 +320,7 @@ def bad(tmp_path: Path) -> dict[str, Path]:
         ("nothing", "is a recording of no length"),
         ("nan", "has samples that are no numbers"),
         ("cut", "cut short|can't be read as audio"),
+        ("piped", "does not tell its length, as if written to a pipe; encode it again"),
     ],
 )
 def test_a_bad_recording_is_refused_by_name(bad: dict[str, Path], name: str, message: str):
@@ -323,8 +344,11 @@ def test_bad_recordings_among_good_ones_are_skipped_and_counted(bad: dict[str, P
         corpus = prepare([str(place)], MULAW)
     said = [str(warning.message) for warning in caught]
     assert any(line.startswith("skipped 1 file(s) that are no recordings") for line in said)
-    assert any(line.startswith("skipped 7 of 9 recordings: ") for line in said)
+    assert any(line.startswith("skipped 8 of 10 recordings: ") for line in said)
     assert [Path(name).name for name in corpus.names] == ["a.wav", "z.wav"]
+    with pytest.warns(UserWarning, match="record") as caught:
+        prepare([str(place)], MULAW)
+    assert "8 of 10 recordings are left out, as " in str(caught[-1].message)  # from the cache, too
     good = prepare([str(place / "a.wav"), str(place / "z.wav")], MULAW)
     assert (np.asarray(corpus.tokens[:]) == np.asarray(good.tokens[:])).all()
 
@@ -381,8 +405,43 @@ def test_sixteen_bits_are_computed_in_float32():
     model = LanguageModel(vocab_size=65_537, sample_bits=16, compressed_memory=8, **settings)
     tokens = torch.randint(0, 65_536, (2, 30))
     expected = model(tokens, targets=tokens).losses
+    model.eval()
+    memory = model(tokens[:, :-1]).memory
+    logits = Decoder(model, memory).read(tokens[:, -1])
     with autocast("cpu", "bfloat16"):
         assert model(tokens, targets=tokens).losses.equal(expected)
+        assert Decoder(model, memory).read(tokens[:, -1]).equal(logits)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "opus"])
+def test_other_formats_are_read_whole(tmp_path: Path, suffix: str):
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "opus":
+        soundfile.write(path, tone(2.0), RATE, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(path, tone(2.0), RATE)
+    corpus = prepare([str(path)], MULAW)
+    assert corpus.num_tokens == soundfile.info(path).frames * RATE // soundfile.info(path).samplerate
+    heard = np.frombuffer(MULAW.decode(corpus.tokens[:]), "<i2") / 2**15
+    assert np.abs(heard).max() == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_placeholder_for_the_length_of_a_wav_is_none(tmp_path: Path):
+    """As programs write it that don't know yet how long it gets."""
+    soundfile.write(tmp_path / "x.wav", tone(), RATE)
+    data = bytearray((tmp_path / "x.wav").read_bytes())
+    for size in (0, 0x7FFFF024, 0x80000024, 0xFFFFFFFF):
+        data[4:8] = size.to_bytes(4, "little")
+        (tmp_path / f"{size}.wav").write_bytes(data)
+        assert prepare([str(tmp_path / f"{size}.wav")], MULAW).num_tokens == len(tone())
+
+
+def test_speakers_are_documents_in_training_and_in_scoring(folder: Path, tmp_path: Path, capsys: Capture):
+    train_sound(folder, tmp_path / "run", "--join-folders", "--no-reset-documents")
+    capsys.readouterr()
+    main(["evaluate", str(tmp_path / "run"), str(folder), "--join-folders", "--json"])
+    names = [document["name"] for document in json.loads(capsys.readouterr().out)["documents"]]
+    assert [Path(name).name for name in names] == ["ann", "bob"]
 
 
 def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys: Capture):
@@ -406,6 +465,7 @@ def test_mistakes_take_one_line(folder: Path, run: Path, tmp_path: Path, capsys:
         (["generate", str(run), "--seconds", "1"], "for models of sound"),
         ([*of_sound, "--seconds", "nan"], "--seconds nan is not allowed"),
         ([*of_sound, "--seconds", "-1"], "--seconds -1 is not allowed"),
+        ([*of_sound, "--seconds", "1e308"], "--seconds 1e+308 is not allowed; use at most"),
         ([*of_sound, "--out", str(tmp_path / "none" / "x.wav")], "choose another --out"),
         ([*score, "--frequencies", "x.json"], "cannot read the tokenizer"),
         ([*score, "--groups", "(zoe)?"], "is not found in the name"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from compressive_transformer.data import Corpus, Stream
 from compressive_transformer.data.words import WordCounter
@@ -146,7 +147,8 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     alone = not reset_documents or learning_rate is not None
-    filled = int((np.diff(corpus.starts) > 0).sum())
+    lengths = np.diff(corpus.starts)
+    filled = int((lengths > 0).sum())
     if not filled:
         raise UsageError(f"there is no {corpus.unit} to score in the text; give another")
     rows = 1 if alone else min(num_rows, filled)
@@ -161,7 +163,7 @@ def evaluate(
         Score(
             name=name,
             num_bytes=int(size),
-            num_tokens=len(corpus.document(i)),
+            num_tokens=int(lengths[i]),
             num_words=count_words(corpus, i),
             nats=float(found.nats[i]),
         )
@@ -174,12 +176,12 @@ def evaluate(
 
 def count_words(corpus: Corpus, index: int, chunk: int = 1 << 20) -> int:
     """Words of a document, between spaces; the tokens of a vocabulary of words; none of sound."""
-    tokens, tokenizer = corpus.document(index), corpus.tokenizer
+    tokenizer, start, stop = corpus.tokenizer, *map(int, corpus.starts[index : index + 2])
     if tokenizer.unit in ("word", "sample"):
-        return len(tokens) if tokenizer.unit == "word" else 0
+        return stop - start if tokenizer.unit == "word" else 0
     counter = WordCounter()
-    for start in range(0, len(tokens), chunk):
-        counter.add(tokenizer.decode(tokens[start : start + chunk]))
+    for at in range(start, stop, chunk):
+        counter.add(tokenizer.decode(np.asarray(corpus.tokens[at : min(at + chunk, stop)])))
     return counter.count
 
 
@@ -257,11 +259,12 @@ def _score_apart(read: _Reader, corpus: Corpus, state: Memory, found: _Found) ->
     T = state.segment
     compresses = any(layer.sizes[0] for layer in state.layers)
     whole = math.lcm(T, read.model.config.compression_rate) if compresses else T
-    waiting = _inputs_and_targets(corpus, whole)
+    waiting = (_Document(corpus, i, whole) for i, size in enumerate(np.diff(corpus.starts)) if size)
     rows = [(next(waiting), 0) for _ in range(state.batch_size)]
     while rows:
-        inputs = torch.stack([document.inputs[at : at + T] for document, at in rows])
-        targets = torch.stack([document.targets[at : at + T] for document, at in rows])
+        inputs, targets = map(
+            torch.stack, zip(*(document.segment(at, T) for document, at in rows), strict=True)
+        )
         losses_BT, state = read(inputs, targets, state)
         for (document, _), losses_T, targets_T in zip(rows, losses_BT, targets, strict=True):
             found.add(document.index, losses_T, targets_T)
@@ -269,24 +272,30 @@ def _score_apart(read: _Reader, corpus: Corpus, state: Memory, found: _Found) ->
         rows, state = _next_rows(rows, waiting, state)
 
 
-@dataclass(frozen=True)
 class _Document:
-    index: int
-    inputs: Tensor
-    """int64, padded."""
-    targets: Tensor
-    """int64, -1 where padded."""
+    """A document that is read segment by segment, however long it is.
 
+    Args:
+        corpus, index: where it stands.
+        multiple: to which it is padded.
+    """
 
-def _inputs_and_targets(corpus: Corpus, multiple: int) -> Iterator[_Document]:
-    for index in range(corpus.num_documents):
-        tokens = torch.from_numpy(corpus.document(index).astype(np.int64))
-        if not len(tokens):  # of words only, where there is nothing but spaces
-            continue
-        padding = -len(tokens) % multiple
-        start = torch.tensor([corpus.tokenizer.document_token])
-        inputs = torch.cat([start, tokens[:-1], start.expand(padding)])
-        yield _Document(index, inputs, torch.cat([tokens, torch.full((padding,), -1)]))
+    def __init__(self, corpus: Corpus, index: int, multiple: int):
+        self.corpus, self.index = corpus, index
+        self.start, self.stop = map(int, corpus.starts[index : index + 2])
+        self.length = math.ceil((self.stop - self.start) / multiple) * multiple
+        """With the padding."""
+
+    def segment(self, at: int, T: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, int64 [T], from a place on; targets are -1 where padded."""
+        first = min(self.start + at, self.stop)
+        read = np.asarray(self.corpus.tokens[max(first - 1, self.start) : min(first + T, self.stop)])
+        tokens = torch.from_numpy(read.astype(np.int64))
+        if not at:
+            tokens = pad(tokens, (1, 0), value=self.corpus.tokenizer.document_token)
+        count = len(tokens) - 1
+        inputs = pad(tokens[:-1], (0, T - count), value=self.corpus.tokenizer.document_token)
+        return inputs, pad(tokens[1:], (0, T - count), value=-1)
 
 
 def _next_rows(
@@ -295,7 +304,7 @@ def _next_rows(
     """Moves each row one segment on; gives finished rows the next document, or takes them out."""
     moved, finished = [], []
     for document, at in rows:
-        done = at + state.segment >= len(document.inputs)
+        done = at + state.segment >= document.length
         following = next(waiting, None) if done else document
         moved.append((following, 0 if done else at + state.segment))
         finished.append(done)

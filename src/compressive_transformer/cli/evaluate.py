@@ -43,6 +43,8 @@ class Arguments:
     """Carry memory on from one document to the next, in order."""
     separator: str | None = None
     """Divides files into documents."""
+    join_folders: bool = False
+    """Files of one folder are one document, as in a run that was trained so."""
     rows: int = 8
     """Documents read side by side; changes the speed only."""
     device: Device = "auto"
@@ -77,6 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         compressed_memory=a.compressed_memory or (None,),
         carry=a.carry,
         separator=a.separator,
+        join_folders=a.join_folders,
         rows=a.rows,
         device=a.device,
         precision=a.precision,

@@ -30,6 +30,8 @@ NAME = re.compile(r"(mulaw|linear)-([0-9]{4,6})")
 RATES = (1_000, 384_000)
 MU = 255
 LOUDEST = 2**15 - 1
+UNKNOWN = 2**62
+"""Samples of a FLAC that does not tell how many it has, at least."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,8 @@ def _decoded(
     file: Any, name: str, size: int, rate: int, notes: Notes, report: Callable[[int], None]
 ) -> Iterator[bytes]:
     """What ``read_recording`` gives."""
+    if file.frames >= UNKNOWN:
+        raise UsageError(f"{name} does not tell its length, as if written to a pipe; encode it again")
     frames, told, read, given, loudest = max(file.frames, 1), 0, 0, 0, 0
     resampler = None
     if file.samplerate != rate:
@@ -216,6 +220,10 @@ def _decoded(
         part = _pcm(resampler.resample_chunk(np.empty(0, np.float32), last=True))
         given += len(part)
         yield part
+    if file.format == "FLAC" and read < file.frames:
+        raise UsageError(
+            f"{name} is cut short: {read:,} of {file.frames:,} samples are there; fetch it again"
+        )
     if not given:
         raise UsageError(f"{name} is a recording of no length; leave it out")
     notes.rates.setdefault(file.samplerate, name)
@@ -232,7 +240,7 @@ def _check_length(source: Source, size: int) -> None:
     with source.path.open("rb") as file:
         head = file.read(12)
     declared = int.from_bytes(head[4:8], "little") + 8
-    streamed = declared in (8, 8 + 0xFFFFFFFF)  # its end was not known when it began
+    streamed = declared == 8 or declared >= 0x7FFF0000  # its end was not known when it began
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE" and declared > size + 1 and not streamed:
         raise UsageError(
             f"{source.name} is cut short: {size:,} of {declared:,} bytes are there; fetch it again"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +58,9 @@ def prepare(
             return _keep_stream(root, recipe, workers, progress)
         folder = root / recipe.key
         with suppress(UsageError):
-            return open_dataset(folder, tokenizer)
+            found = open_dataset(folder, tokenizer)
+            _remind(folder, tokenizer)
+            return found
         build(folder, recipe, workers=workers, progress=progress, own=True)
         return open_dataset(folder, tokenizer)
 
@@ -107,6 +110,14 @@ def _sources(paths: Paths, tokenizer: Tokenizer, separator: str | None) -> list[
     if audio and separator is not None:
         raise UsageError("recordings have no separators; leave the separator out, every file is a document")
     return find_sources(paths, audio=audio)
+
+
+def _remind(folder: Path, tokenizer: Tokenizer) -> None:
+    """Warns of recordings that were left out when a dataset was made; it was said why then."""
+    sources = Manifest.read(folder).sources
+    bad = [source.name for source in sources if not source.documents]
+    if bad and isinstance(tokenizer, SampleTokenizer):
+        warnings.warn(f"{len(bad)} of {len(sources)} recordings are left out, as {bad[0]}", stacklevel=3)
 
 
 def _only_dataset(sources: Sequence[Source]) -> Path:

@@ -37,12 +37,16 @@ class Decoder:
     """
 
     def __init__(self, model: LanguageModel, memory: Memory):
-        self.model, self.features = model, FeatureDecoder(model.core, memory)
+        self.model = model
+        with model.arithmetic(memory.document.device):
+            self.features = FeatureDecoder(model.core, memory)
 
     @torch.no_grad()
     def read(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] of what follows these int64 tokens."""
-        return self.model.head(self.features.read(self.model.embedding(tokens_B)))
+        with self.model.arithmetic(tokens_B.device):
+            features_BD = self.features.read(self.model.embedding(tokens_B))
+        return self.model.head(features_BD)
 
     @property
     def memory(self) -> Memory:

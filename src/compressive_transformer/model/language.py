@@ -117,12 +117,12 @@ class LanguageModel(nn.Module):
                 f"token ids run from {int(tokens.min())} to {int(tokens.max())}; the vocabulary has "
                 f"{self.vocab_size}: use ids from 0 to {self.vocab_size - 1}"
             )
-        with self._arithmetic(tokens.device):
+        with self.arithmetic(tokens.device):
             inputs = self.core.dropout(self.embedding(tokens))
             return self.core(inputs, memory, resets, with_attention=with_attention)
 
-    def _arithmetic(self, device: torch.device) -> AbstractContextManager:
-        """float32 for 16-bit samples: bfloat16 is wrong by dozens of their levels."""
+    def arithmetic(self, device: torch.device) -> AbstractContextManager:
+        """How the model reads: in float32 for 16-bit samples; bfloat16 is wrong by dozens of their levels."""
         if self.config.sample_bits != 16:
             return nullcontext()
         return torch.autocast(device.type, enabled=False)

@@ -173,7 +173,11 @@ class WaveNetDecoder:
     @torch.no_grad()
     def read(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] of what follows these int64 tokens."""
-        x = self.model.embedding(tokens_B)
+        with self.model.arithmetic(tokens_B.device):
+            features_BD = self._features(self.model.embedding(tokens_B))
+        return self.model.head(features_BD)
+
+    def _features(self, x: Tensor) -> Tensor:
         D = x.shape[-1]
         skips = torch.zeros_like(x)
         for layer, past in zip(self.layers, self.past, strict=True):
@@ -182,4 +186,4 @@ class WaveNetDecoder:
             past[at] = x
             x, skips = x + made[:, :D], skips + made[:, D:]
         self.at += 1
-        return self.model.head(self.model.core.final_norm(torch.cat([x, skips], dim=-1)))
+        return self.model.core.final_norm(torch.cat([x, skips], dim=-1))

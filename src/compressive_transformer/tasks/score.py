@@ -15,6 +15,7 @@ from rich.progress import Progress
 from compressive_transformer.analysis import Part, loss_by_frequency, loss_by_position
 from compressive_transformer.checkpoint import load_run
 from compressive_transformer.data import get_tokenizer
+from compressive_transformer.data import join_folders as joined
 from compressive_transformer.data.benchmarks import Part as BenchmarkPart
 from compressive_transformer.data.benchmarks import part_of
 from compressive_transformer.errors import UsageError
@@ -56,6 +57,7 @@ def score_files(
     compressed_memory: Sequence[int | None],
     carry: bool,
     separator: str | None,
+    join_folders: bool,
     rows: int,
     device: Device,
     precision: Precision,
@@ -75,6 +77,7 @@ def score_files(
     vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
+    corpus = joined(corpus) if join_folders else corpus
     part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
     names = [group_of(name, pattern) for name in corpus.names] if pattern else []
     if len(compressed_memory) > 1 and (by_position or frequencies or groups):

@@ -41,6 +41,8 @@ SAMPLE = {8: 8_000, 16: 1_000}
 """Samples that a finished run makes, and at most as many before them, by their bits: 16 take longer."""
 PIECE = 1_000
 """Samples that are written at once."""
+LONGEST = 2**40
+"""Samples that can be asked for: years."""
 DRAWN = 2_000_000
 """Samples of a longer recording that are drawn: its beginning."""
 
@@ -63,11 +65,19 @@ def flac_bits(corpus: Corpus) -> float:
         # Eight bits stand in the upper half of 16, as libsndfile wants them.
         pcm = (levels << (16 - tokenizer.bits)).astype(PCM)
         library("soundfile").write(file, pcm, rate, subtype, format="FLAC", compression_level=1.0)
-        return len(file.getvalue())
+        return len(file.getvalue()) - _header_size(file.getvalue())
 
-    header, middle = size(np.zeros(0, np.int64)), 2 ** (tokenizer.bits - 1)
+    middle = 2 ** (tokenizer.bits - 1)
     recordings = (np.asarray(corpus.document(i)).astype(np.int64) for i in range(corpus.num_documents))
-    return 8 * sum(size(levels - middle) - header for levels in recordings) / corpus.num_tokens
+    return 8 * sum(size(levels - middle) for levels in recordings if len(levels)) / corpus.num_tokens
+
+
+def _header_size(flac: bytes) -> int:
+    """Bytes before the first frame: a mark, and blocks that each begin with "the last?", kind and size."""
+    at, last = 4, False
+    while not last:
+        last, at = bool(flac[at] & 0x80), at + 4 + int.from_bytes(flac[at + 1 : at + 4])
+    return at
 
 
 def linear_bits(training: Corpus, validation: Corpus) -> float:
@@ -188,7 +198,10 @@ def record(
     assert isinstance(tokenizer, SampleTokenizer)
     if seconds is not None and not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g} is not allowed; use more than 0")
-    count = length if length is not None else round((1.0 if seconds is None else seconds) * tokenizer.rate)
+    seconds = 1.0 if seconds is None else seconds
+    if seconds * tokenizer.rate > LONGEST:
+        raise UsageError(f"--seconds {seconds:g} is not allowed; use at most {LONGEST // tokenizer.rate:,}")
+    count = length if length is not None else round(seconds * tokenizer.rate)
     if count < 1:
         raise UsageError(
             f"a recording of {count} samples is asked for; give --seconds or --length of more than 0"
