@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressive_transformer import LanguageModel, UsageError
-from compressive_transformer.data import Corpus, Document, excerpt, split
+from compressive_transformer import evaluate as evaluating
+from compressive_transformer.data import ByteTokenizer, Corpus, Document, excerpt, prepare, split
+from compressive_transformer.data.shards import Shards
 from compressive_transformer.data.words import WordTokenizer
 from compressive_transformer.evaluate import (
     Evaluation,
@@ -277,3 +280,24 @@ def test_bytes_of_words_are_shared_out_by_words():
     before, after = split(corpus, fraction=0.25)
     assert before.num_bytes.sum() + after.num_bytes.sum() == len(text)
     assert after.num_bytes.sum() == pytest.approx(0.25 * len(text), rel=0.02)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_a_long_document_is_read_segment_by_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carry: bool
+):
+    """Nobody reads more of a file at once than a segment and the token before it."""
+    (tmp_path / "long.txt").write_bytes(bytes(range(97, 123)) * 40)
+    corpus = prepare([str(tmp_path / "long.txt")], ByteTokenizer(), cache_dir=tmp_path / "cache")
+    in_memory = corpus_of(np.asarray(corpus.tokens).astype(np.uint8).tobytes())
+    model, read, as_array = tiny_model(), [], Shards.__array__
+    monkeypatch.setattr(evaluating, "count_words", lambda *_: 0)  # reads a megabyte at a time
+
+    def watched(self: Shards, *arguments: Any, **settings: Any) -> Any:
+        read.append(len(self))
+        return as_array(self, *arguments, **settings)
+
+    monkeypatch.setattr(Shards, "__array__", watched)
+    nats = found(model, corpus, reset_documents=not carry)
+    assert 0 < max(read) <= model.config.segment + 1
+    assert nats == pytest.approx(found(model, in_memory, reset_documents=not carry), rel=1e-6)
