@@ -434,6 +434,10 @@ def test_a_placeholder_for_the_length_of_a_wav_is_none(tmp_path: Path):
         data[4:8] = size.to_bytes(4, "little")
         (tmp_path / f"{size}.wav").write_bytes(data)
         assert prepare([str(tmp_path / f"{size}.wav")], MULAW).num_tokens == len(tone())
+    data[4:8] = (3 << 30).to_bytes(4, "little")
+    (tmp_path / "large.wav").write_bytes(data)
+    with pytest.raises(UsageError, match="is cut short"):
+        prepare([str(tmp_path / "large.wav")], MULAW)
 
 
 def test_speakers_are_documents_in_training_and_in_scoring(folder: Path, tmp_path: Path, capsys: Capture):
