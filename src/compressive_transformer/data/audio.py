@@ -186,15 +186,18 @@ def read_recording(
     with reading(source.name):
         size = source.path.stat().st_size
         _check_length(source, size)
+    opened = False
     try:
         with reading(source.name), soundfile.SoundFile(source.path) as file:
+            opened = True
             yield from _decoded(file, source.name, size, rate, notes, report)
     except (
         soundfile.LibsndfileError,
         TypeError,
     ) as error:  # TypeError: raw samples, of which nothing is known
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-        raise UsageError(f"{source.name} can't be read as audio ({reason}); leave it out") from None
+        what = "is damaged or cut short" if opened else "can't be read as audio"
+        raise UsageError(f"{source.name} {what} ({reason}); leave it out") from None
 
 
 def _decoded(
@@ -220,10 +223,6 @@ def _decoded(
         part = _pcm(resampler.resample_chunk(np.empty(0, np.float32), last=True))
         given += len(part)
         yield part
-    if file.format == "FLAC" and read < file.frames:
-        raise UsageError(
-            f"{name} is cut short: {read:,} of {file.frames:,} samples are there; fetch it again"
-        )
     if not given:
         raise UsageError(f"{name} is a recording of no length; leave it out")
     notes.rates.setdefault(file.samplerate, name)
