@@ -30,15 +30,16 @@ from compressive_transformer.data import (
 from compressive_transformer.errors import UsageError
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from compressive_transformer.cli import main
 from compressive_transformer.data import pool, units
 make_shard = pool.make_shard
 def slowly(*arguments):
-    time.sleep(0.3)  # so that a busy machine can break off in time
+    time.sleep(0.1)  # so that it can be broken off in time
     make_shard(*arguments)
 if __name__ == "__main__":
     units.UNIT, pool.make_shard = 64, slowly
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
     main(sys.argv[1:])
 """
 
