@@ -1,5 +1,6 @@
 """One thread, for the models are tiny; a cache of its own; and one trained run for all who need it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from tiny import SENTENCE, SENTENCES, train_tiny
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: its kernels run without a GPU
 
 
 @pytest.fixture(scope="session", autouse=True)

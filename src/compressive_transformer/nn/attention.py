@@ -102,6 +102,7 @@ class RelativeAttention(nn.Module):
         if self.position_features % 2:
             raise UsageError(f"position_features {self.position_features} is odd; use an even number")
         self.qk_norm, self.dropout = qk_norm, dropout
+        self.on_gpu = ops.for_gpu()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -181,7 +182,7 @@ class RelativeAttention(nn.Module):
         else:
             place = torch.cat([at.compressed_C, at.rest_S])
             tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
-        attend = ops.fused if queries.is_cuda and not with_weights else ops.rotated
+        attend = self.on_gpu if queries.is_cuda and not with_weights else ops.rotated
         attended, weights = attend(
             queries,
             keys,

@@ -5,20 +5,27 @@ The logit of query i for key j is (Transformer-XL, Dai et al. 2019, eq. 3.3; u a
     (q_i + u) . k_j  +  (q_i + v) . W sinusoid(p_i - p_j)
 
 ``reference`` computes just that, slowly. ``rotated`` computes the same as a plain dot product, see there, and
-``fused`` gives that to the attention kernels of torch.
+``fused`` gives that to the attention kernels of torch, ``tiled`` to kernels of our own.
 
 Shape legend: B batch, T queries, S keys, H heads, K head width, F position features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+from compressive_transformer.errors import UsageError
+
+Attention = Callable[..., tuple[Tensor, Any]]
+"""``reference``, or one that is equal to it."""
 
 
 class PositionTable(NamedTuple):
@@ -121,21 +128,73 @@ def fused(
     visible_BTS: Tensor,
     dropout: float = 0.0,
 ) -> tuple[Tensor, None]:
-    """The same as ``rotated``, by torch's kernels that never write logits down. It has no weights to return.
+    """The same as ``rotated``, by torch's kernels that write no logits down. It has no weights to return."""
+    position_query, position_key = _all_halves(q_BHTK, tables, query_place_T)
+    query = torch.cat([q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype), position_query], dim=-1)
+    key = torch.cat([k_BHSK, position_key.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
+    mask = visible_BTS[:, None]
+    return scaled_dot_product_attention(query, key, v_BHSK, mask, dropout, scale=1.0), None
 
-    Keys of a run carry zeros where the features of other runs stand, so that all are read at once.
+
+def tiled(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    content_bias_HK: Tensor,
+    tables: Sequence[PositionTable],
+    query_place_T: Tensor,
+    visible_BTS: Tensor,
+    dropout: float = 0.0,
+) -> tuple[Tensor, None]:
+    """The same as ``fused``, by the Triton kernels of ``ops.tiles``.
+
+    What these can't do, ``fused`` does: dropout, float64, heads or features wider than a tile.
     """
-    queries, keys, start = [q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)], [k_BHSK], 0
+    from compressive_transformer.ops import tiles
+
+    widest = max(q_BHTK.shape[-1], sum(table.weight_HKF.shape[-1] for table in tables))
+    if dropout or q_BHTK.dtype == torch.float64 or widest > tiles.WIDEST:
+        return fused(
+            q_BHTK, k_BHSK, v_BHSK, content_bias_HK, tables, query_place_T, visible_BTS, dropout=dropout
+        )
+    query_content = q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)
+    position_query, position_key = _all_halves(q_BHTK, tables, query_place_T)
+    attended, _ = tiles.attend(query_content, position_query, k_BHSK, position_key, v_BHSK, visible_BTS)
+    return attended, None
+
+
+def for_gpu() -> Attention:
+    """What to attend with on a GPU: ``fused``, or ``tiled`` if ``COMPRESSIVE_ATTENTION`` says triton.
+
+    Raises:
+        UsageError: it says something else, or triton is not there.
+    """
+    name = os.environ.get("COMPRESSIVE_ATTENTION", "torch")
+    if name not in ("torch", "triton"):
+        raise UsageError(f"COMPRESSIVE_ATTENTION={name} is not known; use torch or triton")
+    if name == "triton" and find_spec("triton") is None:
+        raise UsageError(
+            "COMPRESSIVE_ATTENTION=triton: triton is not installed; it comes with torch for CUDA on Linux"
+        )
+    return fused if name == "torch" else tiled
+
+
+def _all_halves(
+    q_BHTK: Tensor, tables: Sequence[PositionTable], query_place_T: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``_halves`` of all tables side by side.
+
+    Keys of a run have zeros where the features of other runs stand, so that all are read at once.
+    """
+    queries, keys, start = [], [], 0
+    total = sum(table.key_place_S.shape[0] for table in tables)
     for table in tables:
         count = table.key_place_S.shape[0]
         position_query, position_key = _halves(q_BHTK, table, query_place_T)
-        after = k_BHSK.shape[2] - start - count
         queries.append(position_query)
-        keys.append(pad(position_key, (0, 0, start, after)).expand(*k_BHSK.shape[:2], -1, -1))
+        keys.append(pad(position_key, (0, 0, start, total - start - count)))
         start += count
-    query, key = torch.cat(queries, dim=-1), torch.cat(keys, dim=-1)
-    mask = visible_BTS[:, None]
-    return scaled_dot_product_attention(query, key, v_BHSK, mask, dropout, scale=1.0), None
+    return torch.cat(queries, dim=-1), torch.cat(keys, dim=-1)
 
 
 def _halves(q_BHTK: Tensor, table: PositionTable, query_place_T: Tensor) -> tuple[Tensor, Tensor]:
