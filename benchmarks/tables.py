@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
 from typing import Any
 
 import allocation
+import attention
 from agents import PARTS, cells
 from harness import RESULTS, load
 from peers import PACKAGES
@@ -148,12 +151,12 @@ def agents(found: dict[str, Any], group: str) -> str:
     return markdown(header, rows) + origin(found[group])
 
 
-def freed_memory(found: dict[str, Any], group: str) -> str:
-    """Steps with and without keeping freed memory."""
+def as_shown(benchmark: ModuleType, found: dict[str, Any], group: str) -> str:
+    """The rows that the benchmark shows at its end."""
     if group not in found:
         return NOTHING
-    rows = [(name, *allocation.cells(m)) for name, m in found[group]["arms"].items() if "failed" not in m]
-    return markdown(("recipe", *allocation.HEADER), rows) + origin(found[group])
+    rows = [(name, *benchmark.cells(m)) for name, m in found[group]["arms"].items() if "failed" not in m]
+    return markdown(("", *benchmark.HEADER), rows) + origin(found[group])
 
 
 def speed(m: dict[str, Any]) -> tuple[str, str]:
@@ -190,7 +193,8 @@ TABLES = {
     "quality": quality,
     "scaling": scaling,
     "agents": agents,
-    "allocation": freed_memory,
+    "allocation": partial(as_shown, allocation),
+    "attention": partial(as_shown, attention),
 }
 FILES = {name: f"{name}.json" for name in TABLES}
 

@@ -246,6 +246,44 @@ def test_model_with_fused_attention_is_the_model(positions, monkeypatch):
         assert_same(got, expected, 1e-10)
 
 
+@pytest.mark.parametrize("sizes", [(2, 3, 4), (1, 0, 3), (1, 5, 1)], ids=str)
+def test_shifted_attention_is_the_reference(sizes: tuple[int, int, int]):
+    """Two runs of keys, each one place apart, of which one may be empty; and a single query."""
+    T, first, second = sizes
+    case, results = Attention(2), []
+    q, k, v, *rest = case.inputs
+    case.inputs = (q[:, :, :T], k[:, :, : first + second], v[:, :, : first + second], *rest)
+    case.query_places = torch.arange(T).double()
+    case.places = (torch.arange(first).double() - 9, torch.arange(second).double() + T - second)
+    case.visible = case.visible[:, :T, : first + second] | (torch.arange(first + second) == first)
+    for attention in (ops.reference, ops.shifted):
+        outputs = case(attention, *case.inputs)
+        total = sum((x * stream(*x.shape, seed=9)).sum() for x in outputs)
+        assert isinstance(total, Tensor)
+        results.append([*outputs, *torch.autograd.grad(total, case.inputs)])
+    for expected, got in zip(*results, strict=True):
+        assert_same(got, expected, 1e-12)
+
+
+@pytest.mark.parametrize("larger", [0, 3])
+@pytest.mark.parametrize("positions", ["continued", "time", "separate"])
+def test_model_with_shifted_attention_is_the_model(positions, larger, monkeypatch):
+    """Wherever it can be, even if it does not pay: not where slots stand farther apart, or at one place."""
+    results, calls, shifted = [], [], ops.shifted
+    monkeypatch.setattr(ops, "shifted", lambda *inputs: calls.append(inputs) or shifted(*inputs))
+    for always in (False, True):
+        monkeypatch.setattr(ops, "shift_pays", lambda *sizes, always=always: always)
+        model = small(positions=positions)
+        memory = model.init_memory(2, memory=6 + larger, compressed_memory=3 + larger)
+        output = model(stream(2, 5 * N, 4), memory)
+        (output.features.square().sum() + output.compression_loss).backward()
+        gradients = [p.grad for p in model.parameters()]
+        results.append([output.features, *output.memory.tensors().values(), *gradients])
+    assert bool(calls) == (positions != "time" and not larger)
+    for expected, got in zip(*results, strict=True):
+        assert_same(got, expected, 1e-10)
+
+
 def test_rotated_attention_far_away():
     """Distances as in a long compressed memory."""
     case = Attention(2)

@@ -28,6 +28,8 @@ class Places(NamedTuple):
     compressed_C: Tensor
     rest_S: Tensor
     """Keys of the recent memory and of the window."""
+    even: bool
+    """Whether the keys of each position table stand one place apart."""
 
 
 def places(
@@ -57,13 +59,15 @@ def places(
     rest = torch.arange(-M, fill + length, device=device, dtype=dtype)
     back = torch.arange(C, 0, -1, device=device, dtype=dtype)
     if scheme == "separate":
-        return Places(query, (-back).clamp(min=-learnt_C), rest.clamp(min=-learnt_M))
+        even = learnt_C >= C and learnt_M >= M
+        return Places(query, (-back).clamp(min=-learnt_C), rest.clamp(min=-learnt_M), even)
     if scheme == "time":
         compressed = -M - rate * back + (rate - 1) / 2
         first = -learnt_M - (rate * learnt_C - (rate - 1) / 2 if learnt_C else 0)
     else:
         compressed, first = -M - back, -learnt_M - learnt_C
-    return Places(query, compressed.clamp(min=first), rest.clamp(min=first))
+    even = (scheme == "continued" or rate == 1 or not C) and learnt_C + learnt_M >= C + M
+    return Places(query, compressed.clamp(min=first), rest.clamp(min=first), even)
 
 
 class RelativeAttention(nn.Module):
@@ -182,7 +186,7 @@ class RelativeAttention(nn.Module):
         else:
             place = torch.cat([at.compressed_C, at.rest_S])
             tables = [ops.PositionTable(weight[0], self.position_bias[0], place)]
-        attend = self.on_gpu if queries.is_cuda and not with_weights else ops.rotated
+        attend = self._attention(queries, keys, at, with_weights)
         attended, weights = attend(
             queries,
             keys,
@@ -194,6 +198,13 @@ class RelativeAttention(nn.Module):
             self.dropout if self.training else 0.0,
         )
         return self.output(attended.transpose(1, 2).flatten(2)), weights
+
+    def _attention(self, queries: Tensor, keys: Tensor, at: Places, with_weights: bool) -> ops.Attention:
+        """Which of the equal functions is fastest for these."""
+        shape = (queries.shape[0], queries.shape[2], keys.shape[2])
+        if at.even and ops.shift_pays(shape, self.head_dim, self.position_features):
+            return ops.shifted
+        return self.on_gpu if queries.is_cuda and not with_weights else ops.rotated
 
     def _heads(self, x_BSD: Tensor) -> Tensor:
         return x_BSD.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

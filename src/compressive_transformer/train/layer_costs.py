@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from compressive_transformer import ops
 from compressive_transformer.model import ModelConfig
 from compressive_transformer.train.config import TrainConfig
 
@@ -23,6 +24,8 @@ class LayerCosts(NamedTuple):
     """Numbers kept once for all lanes."""
     flops: int
     """Of the forward pass; twice as many backward."""
+    fixed_flops: int
+    """Of the forward pass, once for all lanes; as many backward."""
     auxiliary_flops: int
     """Of compression and its loss, forward and backward, which go different ways."""
     again: int
@@ -34,8 +37,8 @@ def in_bfloat16(config: TrainConfig) -> bool:
     return config.precision != "float32"
 
 
-def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
-    """Those of one layer of the stack."""
+def layer_costs(config: TrainConfig, index: int, lanes: int) -> LayerCosts:
+    """Those of one layer of the stack, if a process has so many lanes."""
     c = config.model
     (M, C), N, D, H = c.layer_sizes()[index], c.segment, c.dim, c.num_heads
     S, F, hidden = C + M + N, c.position_features or D, c.mlp_dim or 4 * D
@@ -45,15 +48,23 @@ def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
     exact = 2 * N * D + 4 * N
     # Inputs of the projections: x, what keys are made of; values; attended; feed-forward in, hidden twice.
     other = D * (N + S + S + N + N) + 2 * N * hidden
-    # Rotated queries, their start and the weights that turn them (copied for each lane); long keys; weights.
-    other += tables * (N * D + D * F + N * (D + H * F)) + S * (D + H * F) + H * N * S
+    even = c.positions != "time" or c.compression_rate == 1 or not C
+    shifted = even and ops.shift_pays((lanes, N, S), D // H, F)
+    distances = tables * N + S
+    if shifted:  # queries with each bias; keys; weights. Position keys, and what they are made of.
+        other += (tables + 1) * N * D + S * D + H * N * S
+        fixed, fixed_flops = distances * (D + F), 2 * distances * D * F
+    else:
+        # Rotated queries, their start and what turns them (copied for each lane); long keys; weights.
+        other += tables * (N * D + D * F + N * (D + H * F)) + S * (D + H * F) + H * N * S
+        fixed, fixed_flops = tables * N * F, 0
     if c.qk_norm:  # queries and keys before it, and what they were divided by
         exact += (N + S) * (D + H)
     # CUDA's autocast computes softmax in float32 and keeps that beside the bfloat16; CPU's does not.
     exact += H * N * S if half else 0
     other += S * D if half else 0  # cast once for the keys and once for the values
     flops = 2 * D * D * (2 * N + 2 * S) + 4 * N * D * hidden
-    flops += 2 * N * (tables * D * F + S * (D + H * F) + S * D)
+    flops += 2 * N * (distances * D if shifted else tables * D * F + S * H * F) + 2 * N * S * 2 * D
     if c.gating == "gru":  # of each gate four nonlinearities, and what U_h is applied to
         other += 2 * 5 * N * D
         flops += 2 * 2 * N * 6 * D * D
@@ -63,8 +74,9 @@ def layer_costs(config: TrainConfig, index: int) -> LayerCosts:
         exact + compressed.exact,
         other + compressed.other,
         masks=C + M + N + compressed.masks,
-        fixed=tables * N * F + weights,
+        fixed=fixed + weights,
         flops=flops,
+        fixed_flops=fixed_flops,
         auxiliary_flops=compressed.flops,
         # What recomputing needs last is the input of the feed-forward's second map, so that is not applied;
         # a gate needs its output.

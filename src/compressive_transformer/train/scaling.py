@@ -124,11 +124,12 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
     if config.model.core != "compressive":
         raise UsageError(f"a plan is made of Compressive Transformers only, not of a {config.model.core}")
     plan = _Plan(config, vocab_size, processes)
-    layers = [layer_costs(config, i) for i in range(config.model.num_layers)]
+    layers = [layer_costs(config, i, plan.lanes) for i in range(config.model.num_layers)]
     repeated = plan.lanes * config.unroll
     forward = repeated * sum(layer.flops for layer in layers)
+    fixed = config.unroll * sum(layer.fixed_flops for layer in layers)
     head = 3 * 2 * plan.tokens * config.model.dim * plan.predicted
-    again = repeated * sum(layer.again for layer in layers) if config.recompute else 0
+    again = repeated * sum(layer.again for layer in layers) + fixed if config.recompute else 0
     auxiliary = repeated * sum(layer.auxiliary_flops for layer in layers)
     return Scaling(
         parameters=plan.parameters,
@@ -136,7 +137,7 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
         memory=_memory(plan, layers),
         sent=_sent(plan),
         checkpoint=_checkpoint(plan),
-        flops=3 * forward + head + again + auxiliary,
+        flops=3 * forward + 2 * fixed + head + again + auxiliary,
         update_flops=sum(_orthogonalisation(p.shape) for p in plan.muon),
     )
 
