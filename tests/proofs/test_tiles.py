@@ -142,24 +142,30 @@ for kernel in (tiles.forward_kernel, tiles.backward_queries_kernel, tiles.backwa
 """
 
 
+ON_CHIP = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
+"""KiB that a program may have of a chip, by compute capability (CUDA C++ Programming Guide)."""
+
+
 @pytest.mark.parametrize(
     ("capability", "dtype", "K", "F"),
     [
         (90, "bfloat16", 64, 64),
         *(
             pytest.param(capability, dtype, K, F, marks=pytest.mark.slow)
-            for capability in (80, 86, 89, 90, 100)
+            for capability in ON_CHIP
             for dtype in ("bfloat16", "float32")
             for K, F in ((32, 64), (128, 128))
         ),
     ],
 )
 def test_kernels_compile_for_gpus(capability: int, dtype: str, K: int, F: int):
-    """To machine code, and within the memory on the chip that the smallest of these have, 99 KiB."""
+    """To machine code, and within the memory that a program may have."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", COMPILE, *map(str, (capability, dtype, K, F))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 3
-    assert all(int(size) > 0 and int(shared) <= 99 * 1024 for _, size, shared in rows), done.stdout
+    assert all(int(size) > 0 and int(shared) <= ON_CHIP[capability] * 1024 for _, size, shared in rows), (
+        done.stdout
+    )
