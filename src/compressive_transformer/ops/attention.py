@@ -205,9 +205,11 @@ def tiled(
         return fused(
             q_BHTK, k_BHSK, v_BHSK, content_bias_HK, tables, query_place_T, visible_BTS, dropout=dropout
         )
-    query_content = q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)
+    dtype = q_BHTK.dtype
+    query_content = q_BHTK + content_bias_HK[:, None].to(dtype)
     position_query, position_key = _all_halves(q_BHTK, tables, query_place_T)
-    attended, _ = tiles.attend(query_content, position_query, k_BHSK, position_key, v_BHSK, visible_BTS)
+    key, value = k_BHSK.to(dtype), v_BHSK.to(dtype)  # autocast does not know these kernels
+    attended, _ = tiles.attend(query_content, position_query, key, position_key, value, visible_BTS)
     return attended, None
 
 

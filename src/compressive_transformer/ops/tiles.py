@@ -63,7 +63,8 @@ def attend(
     tiles = Tiles(K, F, query_BHTK.dtype)
     inputs = [query_BHTK, position_query_BHTF, key_BHSK, position_key_SF, value_BHSK, visible_BTS]
     arguments: list[Any] = [*(x.contiguous() for x in inputs), attended_BHTK, norm_BHT, H, T, S]
-    forward_kernel[(triton.cdiv(T, tiles.M) * B * H,)](*arguments, **tiles.settings, **tiles.options)
+    with torch.cuda.device_of(query_BHTK):  # Triton launches where torch is
+        forward_kernel[(triton.cdiv(T, tiles.M) * B * H,)](*arguments, **tiles.settings, **tiles.options)
     return attended_BHTK, norm_BHT
 
 
@@ -95,7 +96,8 @@ def attend_backward(
         (backward_keys_kernel, S, tiles.N, gradients[2:]),
     ):
         arguments: list[Any] = [*inputs, norm_BHT, mean_BHT, *results, H, T, S]
-        kernel[(triton.cdiv(count, size) * B * H,)](*arguments, **tiles.settings, **tiles.options)
+        with torch.cuda.device_of(query_BHTK):
+            kernel[(triton.cdiv(count, size) * B * H,)](*arguments, **tiles.settings, **tiles.options)
     query, position_query, key, value = gradients
     return query, position_query, key, value
 
