@@ -265,6 +265,21 @@ def test_shifted_attention_is_the_reference(sizes: tuple[int, int, int]):
         assert_same(got, expected, 1e-12)
 
 
+def test_shifted_attention_in_bfloat16():
+    """About as near to the truth as the other that a processor may take."""
+    case = Attention(1)
+    truth, *others = (
+        case(attention, *(x.detach().to(dtype) for x in case.inputs))[0].double()
+        for attention, dtype in (
+            (ops.reference, torch.float64),
+            (ops.rotated, torch.bfloat16),
+            (ops.shifted, torch.bfloat16),
+        )
+    )
+    rotated, shifted = ((other - truth).norm() for other in others)
+    assert shifted < 2 * rotated < 0.05 * truth.norm()
+
+
 @pytest.mark.parametrize("larger", [0, 3])
 @pytest.mark.parametrize("positions", ["continued", "time", "separate"])
 def test_model_with_shifted_attention_is_the_model(positions, larger, monkeypatch):

@@ -14,6 +14,7 @@ from small import generator, small, stream
 from torch import Tensor
 
 from compressive_transformer import UsageError, ops
+from compressive_transformer.nn.attention import RelativeAttention
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,16 +83,35 @@ def test_what_kernels_cannot_do_is_done():
         torch.manual_seed(0)
         results.append(case(attention, torch.float32, dropout=0.5) + case(attention, torch.float64))
     for x, y in zip(*results, strict=True):
-        assert torch.equal(x, y)
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("attention", [ops.fused, ops.tiled])
+def test_who_sees_nothing_gets_nothing(attention: Any):
+    case = Attention()
+    case.visible[0, 3] = False
+    attended, *gradients = case(attention, torch.float32)
+    assert not attended[0, :, 3].any()
+    assert not gradients[0][0, :, 3].any()
+    assert all(x.isfinite().all() for x in gradients)
+
+
+@pytest.mark.parametrize("attention", [ops.rotated, ops.fused, ops.tiled])
+def test_mixed_types(attention: Any):
+    """Float32 under autocast, which makes the products in 16 bits."""
+    case = Attention()
+    with torch.autocast(DEVICE, torch.float16):
+        attended, *_ = case(attention, torch.float32)
+    assert (attended.double() - case(ops.reference, torch.float64)[0]).norm() < 0.01 * attended.norm()
 
 
 def test_model_with_tiled_attention_is_the_model(monkeypatch: pytest.MonkeyPatch):
     """As on a GPU: outputs, memory and what is learnt."""
     results = []
     for attention in (ops.rotated, ops.tiled):
-        monkeypatch.setattr(ops, "rotated", attention)
-        model = small(dtype=torch.float32)
-        output = model(stream(2, 20, 4).float())
+        monkeypatch.setattr(RelativeAttention, "_attention", lambda *inputs, f=attention: f)
+        model = small(dtype=torch.float32).to(DEVICE)
+        output = model(stream(2, 20, 4).float().to(DEVICE))
         (output.features.square().sum() + output.compression_loss).backward()
         gradients = [p.grad for p in model.parameters()]
         results.append([output.features, *output.memory.tensors().values(), *gradients])
@@ -104,10 +124,12 @@ def test_the_kernels_are_operators_of_torch():
     from compressive_transformer.ops import tiles
 
     sizes = [(1, 2, 5, 4), (1, 2, 5, 6), (1, 2, 9, 4), (9, 6), (1, 2, 9, 4)]
-    inputs = [stream(*size, seed=seed).float() for seed, size in enumerate(sizes)]
+    inputs = [stream(*size, seed=seed).float().to(DEVICE) for seed, size in enumerate(sizes)]
     for x in inputs[:3] + inputs[4:]:
         x.requires_grad_()
-    found = torch.library.opcheck(tiles.attend, (*inputs, torch.ones(1, 5, 9, dtype=torch.bool)))
+    found = torch.library.opcheck(
+        tiles.attend, (*inputs, torch.ones(1, 5, 9, dtype=torch.bool, device=DEVICE))
+    )
     assert set(found.values()) == {"SUCCESS"}
 
 
@@ -129,39 +151,41 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from compressive_transformer.ops import tiles
 
-capability, name, K, F = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+capability, name, precision, K, F = int(sys.argv[1]), *sys.argv[2:4], *map(int, sys.argv[4:])
+torch.backends.cuda.matmul.fp32_precision = precision
 cut = tiles.Tiles(K, F, getattr(torch, name))
 kind = {"bfloat16": "*bf16", "float32": "*fp32"}[name]
 for kernel in (tiles.forward_kernel, tiles.backward_queries_kernel, tiles.backward_keys_kernel):
     kinds = {"H": "i32", "T": "i32", "S": "i32", "visible_at": "*i1", "norm_at": "*fp32", "mean_at": "*fp32"}
     signature = {n: "constexpr" if n in cut.settings else kinds.get(n, kind) for n in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n.endswith("_at")}
+    names = [(i, n) for i, n in enumerate(kernel.arg_names) if n.endswith("_at") or n in "TS"]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, _ in names}
     source = ASTSource(kernel, signature, cut.settings, aligned)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=cut.options)
     print(kernel.__name__, len(made.asm["cubin"]), made.metadata.shared)
 """
 
 
-ON_CHIP = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
+ON_CHIP = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB that a program may have of a chip, by compute capability (CUDA C++ Programming Guide)."""
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "K", "F"),
+    ("capability", "dtype", "precision", "K", "F"),
     [
-        (90, "bfloat16", 64, 64),
+        (90, "bfloat16", "ieee", 64, 64),
         *(
-            pytest.param(capability, dtype, K, F, marks=pytest.mark.slow)
+            pytest.param(capability, dtype, precision, K, F, marks=pytest.mark.slow)
             for capability in ON_CHIP
-            for dtype in ("bfloat16", "float32")
+            for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("float32", "tf32"))
             for K, F in ((32, 64), (128, 128))
         ),
     ],
 )
-def test_kernels_compile_for_gpus(capability: int, dtype: str, K: int, F: int):
+def test_kernels_compile_for_gpus(capability: int, dtype: str, precision: str, K: int, F: int):
     """To machine code, and within the memory that a program may have."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", COMPILE, *map(str, (capability, dtype, K, F))]
+    command = [sys.executable, "-c", COMPILE, *map(str, (capability, dtype, precision, K, F))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]

@@ -135,23 +135,27 @@ def shifted(
     those of its own keys side by side, beginning one earlier for each query before it (the shift of
     Transformer-XL's appendix B): a view of memory, not a copy.
     """
-    dtype, T, position = q_BHTK.dtype, q_BHTK.shape[2], []
-    for weight_HKF, bias_HK, key_place_S in tables:
-        count = key_place_S.shape[0]
-        farthest = query_place_T[-1] - (key_place_S[0] if count else 0)
-        # One more than there are, so that rows that are one shorter hold all keys even of a single query.
-        distance_D = farthest - torch.arange(T + count, device=farthest.device, dtype=farthest.dtype)
-        feature_DF = sinusoid(distance_D, weight_HKF.shape[-1]).to(dtype)
-        key_HKD = torch.einsum("hkf,df->hkd", weight_HKF, feature_DF)
-        query_BHTK = q_BHTK + bias_HK[:, None].to(dtype)
-        product_BHTD = torch.einsum("bhtk,hkd->bhtd", query_BHTK, key_HKD)
-        rows = product_BHTD.flatten(2)[..., T - 1 : -1]
-        position.append(rows.unflatten(2, (T, T + count - 1))[..., :count])
-    bias_BTS = torch.zeros_like(visible_BTS, dtype=position[0].dtype).masked_fill_(~visible_BTS, -torch.inf)
-    logits_BHTS = (q_BHTK + content_bias_HK[:, None].to(dtype)) @ k_BHSK.transpose(-1, -2)
+    position = [_shifted_product(q_BHTK, table, query_place_T) for table in tables]
+    bias_BTS = torch.zeros_like(visible_BTS, dtype=q_BHTK.dtype).masked_fill_(~visible_BTS, -torch.inf)
+    logits_BHTS = (q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)) @ k_BHSK.transpose(-1, -2)
     logits_BHTS.add_(position[0] if len(position) == 1 else torch.cat(position, dim=-1))
+    del position  # as large as the logits
     weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)
     return drop(weights, dropout) @ v_BHSK, weights
+
+
+def _shifted_product(q_BHTK: Tensor, table: PositionTable, query_place_T: Tensor) -> Tensor:
+    """[B, H, T, S] the position term of the logits of a run of keys."""
+    (weight_HKF, bias_HK, key_place_S), dtype, T = table, q_BHTK.dtype, q_BHTK.shape[2]
+    count = key_place_S.shape[0]
+    farthest = query_place_T[-1] - (key_place_S[0] if count else 0)
+    # One more than there are, so that rows that are one shorter hold all keys even of a single query.
+    distance_D = farthest - torch.arange(T + count, device=farthest.device, dtype=farthest.dtype)
+    feature_DF = sinusoid(distance_D, weight_HKF.shape[-1]).to(dtype)
+    key_HKD = torch.einsum("hkf,df->hkd", weight_HKF, feature_DF)
+    product_BHTD = torch.einsum("bhtk,hkd->bhtd", q_BHTK + bias_HK[:, None].to(dtype), key_HKD)
+    rows = product_BHTD.flatten(2)[..., T - 1 : -1].unflatten(2, (T, T + count - 1))
+    return rows[..., :count]
 
 
 def shift_pays(shape_BTS: tuple[int, int, int], head_dim: int, features: int) -> bool:
@@ -208,7 +212,8 @@ def tiled(
     dtype = q_BHTK.dtype
     query_content = q_BHTK + content_bias_HK[:, None].to(dtype)
     position_query, position_key = _all_halves(q_BHTK, tables, query_place_T)
-    key, value = k_BHSK.to(dtype), v_BHSK.to(dtype)  # autocast does not know these kernels
+    # Autocast does not know these kernels.
+    position_query, key, value = (x.to(dtype) for x in (position_query, k_BHSK, v_BHSK))
     attended, _ = tiles.attend(query_content, position_query, key, position_key, value, visible_BTS)
     return attended, None
 

@@ -32,9 +32,12 @@ class Tiles:
 
     def __init__(self, K: int, F: int, dtype: torch.dtype):
         wide = max(K, F) > WIDEST // 2
-        self.M, self.N = (32, 32) if dtype == torch.float32 else (64, 32 if wide else 64)
         # What tl.dot does with float32, like the matrix products around it.
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+        if dtype == torch.float32:
+            self.M = self.N = 16 if wide and precision == "tf32" else 32
+        else:
+            self.M, self.N = 64, 32 if wide else 64
         self.settings: dict[str, Any] = {
             "K": K,
             "F": F,
@@ -115,6 +118,7 @@ def _(query, position_query, key, position_key, value, visible, attended, norm, 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(output[1])
 
 
 def _gradients(ctx: Any, slope_BHTK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -211,10 +215,11 @@ def forward_kernel(
         attended = attended * shrink[:, None]
         attended += tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
         largest = larger
-    row = first_m + tl.arange(0, M)
-    total = tl.where(row < T, total, 1.0)
+    row, nothing = first_m + tl.arange(0, M), total == 0  # was seen: zeros, as torch's kernels give
+    total = tl.where(nothing, 1.0, total)
     _write(attended_at + head * T * K, attended / total[:, None], first_m, T, K, M, BLOCK_K)
-    tl.store(norm_at + head * T + row, largest + tl.log2(total), mask=row < T)
+    norm = tl.where(nothing, 0.0, largest + tl.log2(total))
+    tl.store(norm_at + head * T + row, norm, mask=row < T)
 
 
 @triton.jit
