@@ -19,11 +19,10 @@ import torch
 
 import harness
 from compressive_transformer import ops
+from compressive_transformer.ops.attention import WIDEST_TILE
 
 FUNCTIONS = ("rotated", "shifted", "fused", "tiled")
 HEADER = ("ms", "× rotated", "MB")
-WIDEST = 128
-"""``ops.tiles.WIDEST``, which can't be read without triton."""
 
 
 class Shape(NamedTuple):
@@ -60,7 +59,7 @@ def main() -> None:
         (shape, name)
         for shape in a.shapes
         for name in FUNCTIONS
-        if name != "tiled" or (gpu and max(SHAPES[shape].K, SHAPES[shape].F) <= WIDEST)
+        if name != "tiled" or (gpu and max(SHAPES[shape].K, SHAPES[shape].F) <= WIDEST_TILE)
     ]
     tasks = {
         (shape, name): {"shape": shape, "name": name, "precision": a.precision, "seconds": a.seconds}

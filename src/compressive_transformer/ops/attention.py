@@ -27,6 +27,8 @@ from compressive_transformer.errors import UsageError
 
 Attention = Callable[..., tuple[Tensor, Any]]
 """``reference``, or one that is equal to it."""
+WIDEST_TILE = 128
+"""Head width, or position features, that ``tiled`` can do."""
 
 
 class PositionTable(NamedTuple):
@@ -205,7 +207,7 @@ def tiled(
     from compressive_transformer.ops import tiles
 
     widest = max(q_BHTK.shape[-1], sum(table.weight_HKF.shape[-1] for table in tables))
-    if dropout or q_BHTK.dtype == torch.float64 or widest > tiles.WIDEST:
+    if dropout or q_BHTK.dtype == torch.float64 or widest > WIDEST_TILE:
         return fused(
             q_BHTK, k_BHSK, v_BHSK, content_bias_HK, tables, query_place_T, visible_BTS, dropout=dropout
         )

@@ -21,9 +21,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.library import custom_op
 
-WIDEST = 128
-"""Head width, or position features, of which a tile fits on the chip."""
+from compressive_transformer.ops.attention import WIDEST_TILE
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -31,7 +32,7 @@ class Tiles:
     """How kernels are cut, by head width K and features F."""
 
     def __init__(self, K: int, F: int, dtype: torch.dtype):
-        wide = max(K, F) > WIDEST // 2
+        wide = max(K, F) > WIDEST_TILE // 2
         # What tl.dot does with float32, like the matrix products around it.
         precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
         if dtype == torch.float32:
@@ -50,7 +51,7 @@ class Tiles:
         self.options: dict[str, int] = {"num_warps": 4, "num_stages": 1 if dtype == torch.float32 else 2}
 
 
-@torch.library.custom_op("compressive_transformer::tiled_attention", mutates_args=())
+@custom_op("compressive_transformer::tiled_attention", mutates_args=())
 def attend(
     query_BHTK: Tensor,
     position_query_BHTF: Tensor,
@@ -71,7 +72,7 @@ def attend(
     return attended_BHTK, norm_BHT
 
 
-@torch.library.custom_op("compressive_transformer::tiled_attention_backward", mutates_args=())
+@custom_op("compressive_transformer::tiled_attention_backward", mutates_args=())
 def attend_backward(
     query_BHTK: Tensor,
     position_query_BHTF: Tensor,
@@ -147,21 +148,11 @@ def _write(at, x, first, count, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: 
 
 @triton.jit
 def _logits(
-    query,
-    position_query,
-    key,
-    position_key,
-    visible_at,
-    first_m,
-    first_n,
-    T,
-    S,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    query, position_query, key, position_key, visible_at, first_m, first_n, T, S, PRECISION: tl.constexpr
 ):
     """A tile of logits to the base 2, of which the power is faster; minus infinity where nothing is seen."""
-    row, column = first_m + tl.arange(0, M)[:, None], first_n + tl.arange(0, N)[None, :]
+    row = first_m + tl.arange(0, query.shape[0])[:, None]
+    column = first_n + tl.arange(0, key.shape[0])[None, :]
     inside = (row < T) & (column < S)
     visible = tl.load(visible_at + row.to(tl.int64) * S + column, mask=inside, other=0)
     logits = tl.dot(query, tl.trans(key), input_precision=PRECISION)
@@ -206,7 +197,7 @@ def forward_kernel(
         position_key = _read(position_key_at, first_n, S, F, N, BLOCK_F)
         value = _read(value_at, first_n, S, K, N, BLOCK_K)
         logits = _logits(
-            query, position_query, key, position_key, visible_at, first_m, first_n, T, S, M, N, PRECISION
+            query, position_query, key, position_key, visible_at, first_m, first_n, T, S, PRECISION
         )
         larger = tl.maximum(largest, tl.max(logits, 1))
         origin = tl.where(larger == float("-inf"), 0.0, larger)  # nothing was seen yet
@@ -223,31 +214,8 @@ def forward_kernel(
 
 
 @triton.jit
-def _weights_and_slopes(
-    query,
-    position_query,
-    key,
-    position_key,
-    value,
-    slope,
-    visible_at,
-    norm_at,
-    mean_at,
-    first_m,
-    first_n,
-    T,
-    S,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _weights_and_slopes(logits, norm, mean, slope, value, PRECISION: tl.constexpr):
     """A tile of weights, and of the gradients of its logits."""
-    row = first_m + tl.arange(0, M)
-    norm = tl.load(norm_at + row, mask=row < T, other=0.0)
-    mean = tl.load(mean_at + row, mask=row < T, other=0.0)
-    logits = _logits(
-        query, position_query, key, position_key, visible_at, first_m, first_n, T, S, M, N, PRECISION
-    )
     weights = tl.exp2(logits - norm[:, None])
     return weights, weights * (tl.dot(slope, tl.trans(value), input_precision=PRECISION) - mean[:, None])
 
@@ -287,30 +255,19 @@ def backward_queries_kernel(
     query = _read(query_at + head * T * K, first_m, T, K, M, BLOCK_K)
     position_query = _read(position_query_at + head * T * F, first_m, T, F, M, BLOCK_F)
     slope = _read(slope_at + head * T * K, first_m, T, K, M, BLOCK_K)
+    row = first_m + tl.arange(0, M)
+    norm = tl.load(norm_at + row, mask=row < T, other=0.0)
+    mean = tl.load(mean_at + row, mask=row < T, other=0.0)
     query_slope = tl.zeros([M, BLOCK_K], tl.float32)
     position_query_slope = tl.zeros([M, BLOCK_F], tl.float32)
     for first_n in range(0, S, N):
         key = _read(key_at, first_n, S, K, N, BLOCK_K)
         position_key = _read(position_key_at, first_n, S, F, N, BLOCK_F)
         value = _read(value_at, first_n, S, K, N, BLOCK_K)
-        _, slopes = _weights_and_slopes(
-            query,
-            position_query,
-            key,
-            position_key,
-            value,
-            slope,
-            visible_at,
-            norm_at,
-            mean_at,
-            first_m,
-            first_n,
-            T,
-            S,
-            M,
-            N,
-            PRECISION,
+        logits = _logits(
+            query, position_query, key, position_key, visible_at, first_m, first_n, T, S, PRECISION
         )
+        _, slopes = _weights_and_slopes(logits, norm, mean, slope, value, PRECISION)
         query_slope += tl.dot(slopes.to(key.dtype), key, input_precision=PRECISION)
         position_query_slope += tl.dot(slopes.to(key.dtype), position_key, input_precision=PRECISION)
     _write(query_slope_at + head * T * K, query_slope, first_m, T, K, M, BLOCK_K)
@@ -359,24 +316,13 @@ def backward_keys_kernel(
         query = _read(query_at, first_m, T, K, M, BLOCK_K)
         position_query = _read(position_query_at, first_m, T, F, M, BLOCK_F)
         slope = _read(slope_at, first_m, T, K, M, BLOCK_K)
-        weights, slopes = _weights_and_slopes(
-            query,
-            position_query,
-            key,
-            position_key,
-            value,
-            slope,
-            visible_at,
-            norm_at,
-            mean_at,
-            first_m,
-            first_n,
-            T,
-            S,
-            M,
-            N,
-            PRECISION,
+        row = first_m + tl.arange(0, M)
+        norm = tl.load(norm_at + row, mask=row < T, other=0.0)
+        mean = tl.load(mean_at + row, mask=row < T, other=0.0)
+        logits = _logits(
+            query, position_query, key, position_key, visible_at, first_m, first_n, T, S, PRECISION
         )
+        weights, slopes = _weights_and_slopes(logits, norm, mean, slope, value, PRECISION)
         value_slope += tl.dot(tl.trans(weights.to(slope.dtype)), slope, input_precision=PRECISION)
         key_slope += tl.dot(tl.trans(slopes.to(query.dtype)), query, input_precision=PRECISION)
     _write(key_slope_at + head * S * K, key_slope, first_n, S, K, N, BLOCK_K)
