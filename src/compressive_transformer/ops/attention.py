@@ -115,9 +115,16 @@ def rotated(
         key = torch.cat([k_BHSK[:, :, start:stop], position_key.expand(*k_BHSK.shape[:2], -1, -1)], dim=-1)
         logits.append(query @ key.transpose(-1, -2))
         start = stop
-    bias_BTS = torch.zeros_like(visible_BTS, dtype=logits[0].dtype).masked_fill_(~visible_BTS, -torch.inf)
     logits_BHTS = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
-    weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)  # in place: nobody needs the logits again
+    return _attended(logits_BHTS, v_BHSK, visible_BTS, dropout)
+
+
+def _attended(
+    logits_BHTS: Tensor, v_BHSK: Tensor, visible_BTS: Tensor, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Values and weights; the logits, which nobody needs again, are written over."""
+    bias_BTS = torch.zeros_like(visible_BTS, dtype=logits_BHTS.dtype).masked_fill_(~visible_BTS, -torch.inf)
+    weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)
     return drop(weights, dropout) @ v_BHSK, weights
 
 
@@ -138,12 +145,10 @@ def shifted(
     Transformer-XL's appendix B): a view of memory, not a copy.
     """
     position = [_shifted_product(q_BHTK, table, query_place_T) for table in tables]
-    bias_BTS = torch.zeros_like(visible_BTS, dtype=q_BHTK.dtype).masked_fill_(~visible_BTS, -torch.inf)
     logits_BHTS = (q_BHTK + content_bias_HK[:, None].to(q_BHTK.dtype)) @ k_BHSK.transpose(-1, -2)
     logits_BHTS.add_(position[0] if len(position) == 1 else torch.cat(position, dim=-1))
     del position  # as large as the logits
-    weights = logits_BHTS.add_(bias_BTS[:, None]).softmax(dim=-1)
-    return drop(weights, dropout) @ v_BHSK, weights
+    return _attended(logits_BHTS, v_BHSK, visible_BTS, dropout)
 
 
 def _shifted_product(q_BHTK: Tensor, table: PositionTable, query_place_T: Tensor) -> Tensor:
