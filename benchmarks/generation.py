@@ -2,10 +2,12 @@
 
     python benchmarks/generation.py --out benchmarks/results/generation.json
     python benchmarks/generation.py --long --tokens 1000000 --out benchmarks/results/generation.json
+    python benchmarks/generation.py --device cuda --arms ours ours-graph           # on a GPU
     python benchmarks/generation.py --size tiny --tokens 20 --rounds 1             # tries everything
 
 Every arm reads a prompt that fills its memory, and goes on from there by the means of its own library; what
-reading the prompt takes is measured too, and not counted. Each in a process of its own, in rounds.
+reading the prompt takes is measured too, and not counted. Each in a process of its own, in rounds. On a GPU
+"ours-graph" is ours with all kernels of a token launched at once.
 
 --long runs ours alone, one row, and notes tokens a second and resident memory for every hundredth of the way.
 """
@@ -13,6 +15,7 @@ reading the prompt takes is measured too, and not counted. Each in a process of 
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,24 +27,34 @@ from compressive_transformer.generate import generate
 from peers import SIZES, build_arm
 from peers.ours import Ours
 
+GRAPH = "ours-graph"
 WINDOWS = 100
 """Parts of a long run."""
 
 
 def main() -> None:
     """Measures, prints a table, writes it down."""
-    made = harness.parser(__doc__, harness.SHAPES)
+    made = harness.parser(__doc__, (harness.SHAPES[0], GRAPH, *harness.SHAPES[1:]))
     made.add_argument("--tokens", type=int, help="to make in each row (default: 256; 100,000 with --long)")
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="at once (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     made.add_argument("--long", action="store_true", help="one long run of ours")
     a = harness.parse(made, child)
+    if a.device == "cuda":
+        if a.long:
+            made.error("--long is for processors; leave --device out")
+        if not torch.cuda.is_available():
+            made.error("--device cuda: torch finds no GPU here")
+        a.machine = torch.cuda.get_device_name()
+    else:
+        a.arms = [arm for arm in a.arms if arm != GRAPH]
     if a.long:
         a.arms, a.rows, a.tokens = ["ours"], [1], a.tokens or 100_000
         run_long(a)
     else:
         a.tokens = a.tokens or 256
-        harness.by_rows("generation", a, {"size": a.size, "tokens": a.tokens})
+        harness.by_rows("generation", a, {"size": a.size, "tokens": a.tokens, "device": a.device})
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
@@ -49,13 +62,20 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
     if task.get("long"):
         return follow(task)
     size = SIZES[task["size"]]
-    arm = build_arm(task["arm"], size)
-    arm.model.eval()
+    os.environ["COMPRESSIVE_GRAPHS"] = str(int(task["arm"] == GRAPH))
+    arm = build_arm("ours" if task["arm"] == GRAPH else task["arm"], size)
+    arm.model.eval().to(task["device"])
     length = -(-(size.memory + size.rate * size.compressed) // size.segment) * size.segment
-    prompt = torch.randint(256, (task["rows"], length))
-    arm.generate(prompt, 2)
-    before = harness.seconds(lambda: arm.generate(prompt, 1))
-    whole = harness.seconds(lambda: arm.generate(prompt, 1 + task["tokens"]))
+    prompt = torch.randint(256, (task["rows"], length), device=task["device"])
+
+    def generate_them(count: int) -> None:
+        arm.generate(prompt, count)
+        if task["device"] == "cuda":
+            torch.cuda.synchronize()
+
+    generate_them(2)
+    before = harness.seconds(lambda: generate_them(1))
+    whole = harness.seconds(lambda: generate_them(1 + task["tokens"]))
     return {"seconds": max(whole - before, 1e-9), "tokens": task["rows"] * task["tokens"]}
 
 

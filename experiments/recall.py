@@ -31,6 +31,7 @@ from torch import Tensor
 from compressive_transformer import LanguageModel, ModelConfig
 from compressive_transformer.precision import autocast
 from compressive_transformer.train import OptimizerConfig
+from compressive_transformer.train.compiled import compile_layers
 from compressive_transformer.train.optimizer import Optimizer, learning_rate_factor
 
 FILLER, KEYS, VALUES = 16, 64, 64
@@ -146,7 +147,9 @@ class Lanes:
 def train(arm: Arm, seed: int, steps: int) -> tuple[LanguageModel, dict[str, Any]]:
     """A model, and the longest gaps that it was taught."""
     torch.manual_seed(seed)
+    torch._dynamo.reset()  # or graphs of the arms before count as recompiled
     model = LanguageModel(arm.model, vocab_size=VOCABULARY)
+    compile_layers(list(model.core.layers))
     settings = OptimizerConfig()
     length = max(TOKENS, arm.unroll * SEGMENT)
     count = LANES * TOKENS // length
