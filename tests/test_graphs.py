@@ -17,7 +17,8 @@ from compressive_transformer import UsageError
 from compressive_transformer.generate import generate
 from compressive_transformer.model import Decoder
 from compressive_transformer.ops import graphs
-from tiny import SHAPES, some_bytes, tiny_model, tokens_of
+from test_generate import decoder_is, prompts
+from tiny import SHAPES, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "unique", "masked_select")
@@ -78,27 +79,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("read", [0, 3, 8, 29])
+@pytest.mark.parametrize("read", [3, 29])
 @pytest.mark.parametrize("reset", [False, True], ids=["", "one row reset"])
 def test_a_graph_is_the_model(captures: list[int], shape: dict[str, Any], read: int, reset: bool):
-    """Logits, memory, and keys and values, at every place of several segments, by one graph."""
     model = tiny_model(dtype=torch.float64, **shape).to(DEVICE)
-    tokens = torch.cat([tokens_of(some_bytes(read + 29, seed)) for seed in range(2)]).to(DEVICE)
-    state = model.init_memory(2)
-    with torch.no_grad():
-        if read:
-            state = model(tokens[:, :read], state).memory
-        if reset and not model.config.faithful:
-            state = state.reset([True, False])
-        given = state = model.core.with_cache(state)
-        before = state.detach().tensors()
-        decoder = Decoder(model, state)
-        for token in tokens[:, read:].T:
-            logits, state, *_ = model(token[:, None], state)
-            got = decoder.read(token), decoder.memory.position, decoder.memory.tensors(), decoder.memory.cache
-            expected = logits[:, 0], state.position, state.tensors(), state.cache
-            torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(given.tensors(), before, atol=0, rtol=0)
+    decoder_is(model, read, reset)
     assert captures == [1] * (model.config.compressor != "most-used")
 
 
@@ -106,20 +91,13 @@ def test_a_graph_is_the_model(captures: list[int], shape: dict[str, Any], read: 
 @pytest.mark.parametrize("positions", ["continued", "time", "separate"])
 def test_with_a_larger_memory(captures: list[int], positions: Any, sizes: tuple[int, int]):
     model = tiny_model(dtype=torch.float64, positions=positions, compression_rate=3).to(DEVICE)
-    tokens = torch.cat([tokens_of(some_bytes(89, seed)) for seed in range(2)]).to(DEVICE)
-    state = model.init_memory(2, memory=sizes[0], compressed_memory=sizes[1])
-    with torch.no_grad():
-        state = model(tokens[:, :70], state).memory
-        expected = model(tokens[:, 70:], state).logits
-        decoder = Decoder(model, state)
-        got = torch.stack([decoder.read(token) for token in tokens[:, 70:].T], dim=1)
-    torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
+    decoder_is(model, 70, memory=sizes[0], compressed_memory=sizes[1])
     assert captures == [1]
 
 
 def test_rows_begin_documents_between_replays(captures: list[int]):
     model = tiny_model(dtype=torch.float64).to(DEVICE)
-    tokens = torch.cat([tokens_of(some_bytes(49, seed)) for seed in range(3)]).to(DEVICE)
+    tokens = prompts(3, 50).to(DEVICE)
     resets = torch.rand(3, 50, generator=torch.Generator().manual_seed(0)).to(DEVICE) < 0.1
     with torch.no_grad():
         expected = model(tokens, resets=resets).logits
@@ -132,7 +110,7 @@ def test_rows_begin_documents_between_replays(captures: list[int]):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_text_is_the_same(monkeypatch: pytest.MonkeyPatch, captures: list[int], precision: Any):
-    model, prompt = tiny_model().to(DEVICE), tokens_of(some_bytes(20)).to(DEVICE)
+    model, prompt = tiny_model().to(DEVICE), prompts(1, 21).to(DEVICE)
     graphed = list(generate(model, prompt, length=60, seed=3, precision=precision))
     assert captures == [1]
     monkeypatch.setattr(graphs, "wanted", lambda device: False)
