@@ -105,7 +105,7 @@ def in_parts(runs: Runs, names: list[str]) -> list[str]:
     found = []
     for what, title in (
         ("by_position", "bits per byte at"),
-        ("by_frequency", "bits per word that stands in all training books"),
+        ("by_frequency", "bits per word, by how often it stands in the training books"),
     ):
         columns = list(dict.fromkeys(key for run in runs for key in run[what]))
         rows = [

@@ -1,7 +1,7 @@
 r"""The model that comes with the package, and a Transformer-XL of equal attention cost, on whole books.
 
-    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/compressive --minutes 150 &
-    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 150 \
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/compressive --minutes 70 &
+    OMP_NUM_THREADS=1 compressive train --data pg19/train --out runs/transformer-xl --minutes 70 \
         --model.memory 192 --model.compressed-memory 0 --model.mlp-dim 1536
     python experiments/reference.py runs/compressive runs/transformer-xl --test pg19/test
     python experiments/reference.py runs/compressive --pack "one thread of an Intel Xeon with AMX"
@@ -120,7 +120,7 @@ def pack(path: Path, scored: dict[str, Any], where: str) -> None:
         minutes=scored["seconds"] / 60,
         steps=scored["step"],
         where=where,
-        command=f"compressive train --data pg19/train {budget_of(training)}",
+        command=f"OMP_NUM_THREADS=1 compressive train --data pg19/train {budget_of(training)}",
         bits=scored["bits_per_byte"],
         perplexity=scored["word_perplexity"],
         bytes=scored["bytes"],

@@ -151,7 +151,7 @@ def table(runs: Runs) -> str:
                 str(len(returns[name])),
             ]
         )
-    delay = ["delay at the end"] if grows else []
+    delay = ["delay at the end, steps"] if grows else []
     header = ["", "return", "range", "right choices", *delay, "CPU-minutes", "parameters", "seeds"]
     return markdown(header, rows)
 

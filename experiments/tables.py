@@ -181,7 +181,7 @@ def speech() -> Figure:
 
 
 def agents() -> Figure:
-    """Figure 5: returns at the delay of then, and that delay; mean and range of the seeds."""
+    """Figure 5: returns while training, at the delay reached, and that delay; mean and range of the seeds."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
     draw_agents(axes[:2], load("rl")["runs"], RETURN)
     draw_agents(axes[2:], load("rl")["runs"], DELAY)

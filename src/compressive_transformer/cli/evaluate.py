@@ -37,8 +37,8 @@ class Arguments:
     memory: int | None = None
     """Recent slots per layer, if other than in training."""
     compressed_memory: tuple[int, ...] = ()
-    """Compressed slots per layer, if other than in training; more often helps. Several are tried in turn:
-    choose by validation text, and score with the best."""
+    """Compressed slots per layer, if other than in training; more helped the paper's models.
+    Several are tried in turn: choose by validation text, and score with the best."""
     carry: bool = False
     """Carry memory on from one document to the next, in order."""
     separator: str | None = None
