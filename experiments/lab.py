@@ -190,7 +190,9 @@ class Record:
         }
         with FileLock(self.out.with_suffix(".lock")):
             found = self._read()
-            found["runs"] += [run | how for run in runs]
+            key = ("arm", "seed")  # another process may have made it meanwhile
+            there = [[run.get(name) for name in key] for run in found["runs"]]
+            found["runs"] += [run | how for run in runs if [run.get(name) for name in key] not in there]
             command = _command(sorted({run["seed"] for run in found["runs"] if "seed" in run}))
             write_json(self.out, found | {"command": command} | facts)
 

@@ -212,7 +212,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=list(ARMS), help="(all)")
-    parser.add_argument("--steps", type=int, default=3000, help="of training (default: 3000)")
+    parser.add_argument("--steps", type=int, default=2000, help="of training (default: 2000)")
     a = parse(parser, __file__, seeds=(0, 1, 2))
     if not a.table:
         record(a)

@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--train", nargs="+", help="files or folders of text to learn from")
     parser.add_argument(
-        "--steps", type=int, nargs=2, default=[800, 300], help="before, after (default: 800 300)"
+        "--steps", type=int, nargs=2, default=[500, 200], help="before, after (default: 500 200)"
     )
     a = parse(parser, __file__, seeds=(0, 1, 2))
     if not a.table:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -91,11 +92,18 @@ def test_a_refused_source_leaves_no_folder(tmp_path: Path, capsys: Capture, monk
 def test_damaged_and_unlike_archives_are_named(tmp_path: Path, capsys: Capture):
     path = tmp_path / "enwik8.zip"
     path.write_bytes(b"PK no zip")
-    assert "is damaged" in refused(capsys, "benchmark", "enwik8", str(path))
+    assert "is damaged or packed oddly" in refused(capsys, "benchmark", "enwik8", str(path))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a", b"a")
         archive.writestr("b", b"b")
     assert "has 2 files in it" in refused(capsys, "benchmark", "enwik8", str(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("enwik8", b"a")
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        data[data.index(signature) + flags] |= 1  # encrypted
+    path.write_bytes(data)
+    assert "is damaged or packed oddly" in refused(capsys, "benchmark", "enwik8", str(path))
     assert "is a folder" in refused(capsys, "benchmark", "enwik8", str(tmp_path))
     assert "cannot read" in refused(capsys, "benchmark", "enwik8", str(tmp_path / "none"))
 
@@ -138,6 +146,58 @@ def test_wikitext_has_the_vocabulary_of_its_training_part(
     assert "has 6 tokens, not 4; remove it" in refused(capsys, *again, *vocabulary)
     (wiki / "wiki.train.tokens").write_bytes(LINE * 41)
     assert "tokenizer.json is of another training part" in refused(capsys, *again, "--part")
+
+
+def test_words_that_the_vocabulary_lacks_make_no_official_score(
+    tmp_path: Path, capsys: Capture, wiki: Path, monkeypatch: pytest.MonkeyPatch
+):
+    counted(monkeypatch)
+    out, run = tmp_path / "out", tmp_path / "run"
+    vocabulary = ("--vocab-size", "4")  # <unk>, the end of line, one word, and the document token
+    said = answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(out), *vocabulary)
+    assert "the test part of wikitext-2: 25 words in 110 bytes, of which the vocabulary lacks 10" in said
+    train_tiny(out / "train", run, "--steps=1", "--tokenizer", str(out / "tokenizer.json"))
+    said = answer(capsys, "evaluate", str(run), str(out / "test"))
+    assert "of which the vocabulary lacks 10" in said
+    assert "all count" not in said
+    assert answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(out), *vocabulary)  # goes on
+
+
+def test_a_refused_text_leaves_the_record_as_it_was(tmp_path: Path, capsys: Capture, wiki: Path):
+    out = tmp_path / "out"
+    arguments = ("benchmark", "wikitext-2", str(wiki), "--out", str(out), "--part")
+    answer(capsys, *arguments)
+    before = (out / "benchmark.json").read_bytes()
+    (wiki / "wiki.test.tokens").write_bytes(LINE * 6)
+    assert "holds a dataset of another text" in refused(capsys, *arguments)
+    assert (out / "benchmark.json").read_bytes() == before
+
+
+def test_a_record_of_other_text_is_refused(tmp_path: Path, capsys: Capture, wiki: Path):
+    out, run = tmp_path / "out", tmp_path / "run"
+    answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(out), "--part")
+    train_tiny(out / "train", run, "--steps=1", "--tokenizer", str(out / "tokenizer.json"))
+    record = json.loads((out / "benchmark.json").read_text())
+    record["parts"][2]["num_bytes"] += 1
+    (out / "benchmark.json").write_text(json.dumps(record))
+    assert "holds other text than the record" in refused(capsys, "evaluate", str(run), str(out / "test"))
+
+
+def test_a_vocabulary_that_was_broken_off_is_made_again(
+    tmp_path: Path, capsys: Capture, wiki: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from compressive_transformer.tasks import benchmark
+
+    arguments = ("benchmark", "wikitext-2", str(wiki), "--out", str(tmp_path / "out"), "--part")
+
+    def broken(*a: object, **k: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "prepare_dataset", broken)  # the vocabulary is there, its tokens are not
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            main(arguments)
+    assert "the test part of wikitext-2" in answer(capsys, *arguments)
 
 
 def test_a_model_of_bytes_is_scored_by_the_words_of_wikitext(
@@ -207,7 +267,7 @@ def books(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
         for number in numbers:
             (folder / name / f"{number}.txt").write_bytes(f"Book {number}.\n".encode() + SENTENCE * 9)
-    rows = "".join(f'{n},"A, title",1900,http://x/{n}\n' for n in (1, 22, 333, 4, 10146, 5, 60, 99))
+    rows = "".join(f'{n},"A, title",1900,http://x/{n}\n' for n in (1, 22, 333, 4, 10146, 5, 60))
     (folder / "metadata.csv").write_text(rows)
     return folder
 
@@ -258,6 +318,7 @@ def test_other_books_are_not_the_official_ones(
 ):
     official(monkeypatch)
     (books / "test" / "5.txt").rename(books / "test" / "99.txt")
+    (books / "metadata.csv").unlink()
     arguments = ("benchmark", "pg19", str(books), "--out", str(tmp_path / "out"))
     assert "other books than on the authors' list" in refused(capsys, *arguments)
 
@@ -287,6 +348,13 @@ def damage(books: Path, how: str) -> None:
         path.write_bytes("café".encode()[:-1])
     elif how == "in two parts":
         (books / "test" / "22.txt").write_bytes(path.read_bytes())
+    elif how == "the same text in two parts":
+        (books / "test" / "5.txt").write_bytes(path.read_bytes())
+    elif how == "a link to nothing":
+        path.unlink()
+        path.symlink_to(books / "none.txt")
+    elif how == "damaged metadata":
+        (books / "metadata.csv").write_text('1,a\n22,"' + 200_000 * "x")
     elif how == "unknown to the metadata":
         path.rename(books / "train" / "23.txt")
     else:
@@ -301,6 +369,9 @@ def damage(books: Path, how: str) -> None:
         ("not UTF-8", "22.txt is not UTF-8 (it has a byte 0xe9)"),
         ("cut in a letter", "22.txt is not UTF-8"),
         ("in two parts", "book 22 is in train and in test"),
+        ("the same text in two parts", "22.txt and"),
+        ("a link to nothing", "22.txt: No such file"),
+        ("damaged metadata", "metadata.csv is damaged (field larger"),
         ("unknown to the metadata", "metadata.csv does not know"),
         ("no books", "has no books such as train/10002.txt"),
     ],
@@ -311,6 +382,15 @@ def test_what_is_wrong_with_books_is_told(
     damage(books, how)
     arguments = ("benchmark", "pg19", str(books), "--out", str(tmp_path / "out"), "--part")
     assert message in refused(capsys, *arguments)
+
+
+def test_metadata_of_books_that_are_not_there(tmp_path: Path, capsys: Capture, books: Path):
+    (books / "train" / "22.txt").unlink()
+    arguments = ("--out", str(tmp_path / "out"), "--part", "--tokenizer", "bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        main(("benchmark", "pg19", str(books), *arguments))
+    assert "knows 1 books that are not there, such as 22\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [("url", "text"), ("link", "text")])
@@ -334,6 +414,11 @@ def test_mirrors_in_tables_are_read(tmp_path: Path, capsys: Capture, books: Path
     answer(capsys, "benchmark", "pg19", str(books), *arguments, out[1])
     for split in ("train", "valid", "test"):
         assert text_of(Path(out[0], split)) == text_of(Path(out[1], split))
+    rows = [{"url": f"http://www.gutenberg.org/ebooks/{number}", "text": "New."} for number in (1, 22, 333)]
+    Dataset.from_list(rows).to_parquet(str(tables / "train-00000-of-00001.parquet"))
+    assert "train holds a dataset of another text" in refused(capsys, *mirror)
+    Dataset.from_list([*rows, rows[0]]).to_parquet(str(tables / "train-00000-of-00001.parquet"))
+    assert "has book 1 twice in train" in refused(capsys, *mirror)
 
 
 def test_a_vocabulary_of_another_size_can_only_be_made(tmp_path: Path, capsys: Capture, books: Path):

@@ -45,12 +45,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Per token, whatever a token is."""
-        return _perplexity(self.nats, self.num_tokens)
+        return perplexity(self.nats, self.num_tokens)
 
     @property
     def word_perplexity(self) -> float:
         """Per word, to compare models of unlike tokens (paper section 4.2)."""
-        return _perplexity(self.nats, self.num_words)
+        return perplexity(self.nats, self.num_words)
 
     def by(self, measure: str) -> float:
         """The score in one of the measures that ``measure_of`` gives."""
@@ -76,9 +76,10 @@ def key_of(measure: str) -> str:
     return measure.replace(" ", "_")
 
 
-def _perplexity(nats: float, count: int) -> float:
+def perplexity(nats: float, count: int) -> float:
+    """The exponential of their mean."""
     mean = nats / max(count, 1)
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean >= 700 else math.exp(mean)
 
 
 def total(name: str, scores: Sequence[Score]) -> Score:

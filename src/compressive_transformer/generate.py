@@ -84,6 +84,7 @@ def _generate(
         return
     device = next(model.parameters()).device
     random = torch.Generator(device).manual_seed(seed)
+    never = torch.tensor(list(banned), dtype=torch.int64, device=device)
     state = model.core.with_cache(model.init_memory(prompt.shape[0]) if memory is None else memory)
     *before, last = prompt.to(device).split(PROMPT_PIECE, dim=1)
     with autocast(device, precision):
@@ -94,7 +95,7 @@ def _generate(
     decoder = (WaveNetDecoder if isinstance(model.core, WaveNet) else Decoder)(model, state)
     for made in itertools.count(1):
         logits_BV = logits_BV.float()
-        logits_BV[:, list(banned)] = -torch.inf
+        logits_BV.index_fill_(1, never, -torch.inf)
         tokens_B = choose(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, random=random)
         yield tokens_B
         if made == length:

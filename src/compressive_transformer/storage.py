@@ -101,6 +101,18 @@ def read_json(path: Path, limit: int = MAX_JSON) -> Any:
         return parse_json(file.read(size))
 
 
+def as_json(value: Any) -> Any:
+    """The value with null for the numbers that JSON does not have."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: as_json(part) for key, part in value.items()}
+        case list() | tuple():
+            return [as_json(part) for part in value]
+    return value
+
+
 def parse_json(data: bytes | str) -> Any:
     """What JSON holds that may be of anybody.
 

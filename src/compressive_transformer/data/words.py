@@ -31,6 +31,8 @@ class WordTokenizer:
     def __init__(self, words: Sequence[bytes], counts: Sequence[int], name: str):
         self.words, self.counts, self.name = tuple(words), tuple(counts), name
         self._ids = {word: i for i, word in enumerate(self.words)}
+        self.unknown = self._ids.get(UNKNOWN, -1)
+        """The token of words that are not among these."""
         if len(self._ids) < len(self.words) or len(self.words) != len(self.counts):
             raise UsageError(f"the vocabulary {name} has words twice, or not as many counts; make it again")
         if not {UNKNOWN, END_OF_LINE} <= self._ids.keys():
@@ -47,7 +49,7 @@ class WordTokenizer:
 
     def encode(self, data: bytes) -> TokenArray:
         """The tokens of some lines, [num_tokens]; a last line without end has no end of line."""
-        ids, unknown, end = self._ids, self._ids[UNKNOWN], self._ids[END_OF_LINE]
+        ids, unknown, end = self._ids, self.unknown, self._ids[END_OF_LINE]
         found: list[int] = []
         *lines, rest = data.split(END_OF_LINE)
         for line in lines:

@@ -147,6 +147,13 @@ class CompressiveTransformer(nn.Module):
             )
         return memory._replace(cache=cache)
 
+    def entered(self, inputs: Tensor) -> Tensor:
+        """Inputs [..., D] or [..., input_dim] as the first layer takes them, [..., D]."""
+        if self.input is None:
+            return inputs
+        hidden = self.dropout(self.input(inputs))
+        return hidden.relu() if self.config.faithful else hidden
+
     def forward(
         self,
         inputs: Tensor,
@@ -171,10 +178,7 @@ class CompressiveTransformer(nn.Module):
         check_inputs(inputs, self.input.in_features if self.input is not None else self.config.dim)
         check_memory(self, memory, inputs.shape[0])
         check_resets(resets, inputs.shape[:2], self.config.faithful)
-        if self.input is not None:
-            inputs = self.input(inputs)
-            inputs = self.dropout(inputs).relu() if self.config.faithful else self.dropout(inputs)
-        inputs = self.begin(inputs)
+        inputs = self.begin(self.entered(inputs))
         document_BT = memory.document[:, None].expand(inputs.shape[:2])
         if resets is not None:
             document_BT = document_BT + resets.cumsum(dim=1)

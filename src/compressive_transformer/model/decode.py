@@ -102,7 +102,7 @@ class FeatureDecoder:
         return features_BD
 
     def _step(self, inputs_BF: Tensor, fill: int | Tensor) -> Tensor:
-        hidden = inputs_BF if self.core.input is None else self.core.input(inputs_BF)
+        hidden = self.core.entered(inputs_BF)
         for layer in self.layers:
             hidden = layer.read(hidden, fill)
         return self.core.final_norm(hidden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from compressive_transformer.data import Tokenizer, get_tokenizer, prepare_dataset
@@ -15,11 +16,13 @@ from compressive_transformer.data.benchmarks import (
     Name,
     Part,
     Tell,
+    as_read,
     check_part,
     part_of,
     write_record,
 )
 from compressive_transformer.data.disk import writing
+from compressive_transformer.data.files import reading
 from compressive_transformer.data.trained import Kind
 from compressive_transformer.errors import UsageError
 from compressive_transformer.tasks.prepare import PATIENCE, PrepareDisplay
@@ -62,14 +65,15 @@ def make_benchmark(
             with _reading(split, found[split]) as tell:
                 parts.append(check_part(name, split, found[split], tell, part=part))
         chosen = _tokenizer(name, folder, found, parts, tokenizer, vocab_size)
-        lines = []
+        lines, known = [], []
         for part_found in parts:
             paths = [file.path for file in found[part_found.split]]
             with PrepareDisplay(patience=PATIENCE) as display:
                 corpus = prepare_dataset(paths, folder / part_found.split, chosen, progress=display)
+            known.append(as_read(part_found, corpus))
             size = f"{corpus.num_tokens:,} {corpus.unit}s"
-            lines.append(f"{folder / part_found.split}: {size}, {part_found.describe()}")
-        write_record(folder, parts)
+            lines.append(f"{folder / part_found.split}: {size}, {known[-1].describe()}")
+        write_record(folder, known)
     return "\n".join(lines)
 
 
@@ -89,7 +93,8 @@ def _tokenizer(
         return get_tokenizer(given or "bytes")
     target, train = folder / TOKENIZER, next((part for part in parts if part.split == "train"), None)
     if target.exists():
-        if part_of(folder / "train") != train:
+        before = part_of(folder / "train")
+        if (before and replace(before, num_lost=0)) != train:
             raise UsageError(f"{target} is of another training part; remove it, or choose another --out")
         size = get_tokenizer(str(target)).vocab_size
         if vocab_size is not None and vocab_size != size:
@@ -99,11 +104,12 @@ def _tokenizer(
             raise UsageError(
                 f"there is no training part to make a vocabulary of {kind} from; give one by --tokenizer FILE"
             )
+        assert train is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder, [train])  # what the vocabulary is of, for a call that goes on
         make_tokenizer(
             [str(file.path) for file in found["train"]], str(target), kind=kind, vocab_size=vocab_size
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder, parts)
     return get_tokenizer(str(target))
 
 
@@ -120,7 +126,8 @@ def _reading(split: str, files: list[Found]) -> Iterator[Tell]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    total = sum(file.path.stat().st_size for file in files)
+    with reading(f"the {split} part"):
+        total = sum(file.path.stat().st_size for file in files)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)

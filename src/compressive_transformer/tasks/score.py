@@ -19,8 +19,9 @@ from compressive_transformer.data import join_folders as joined
 from compressive_transformer.data.benchmarks import Part as BenchmarkPart
 from compressive_transformer.data.benchmarks import part_of
 from compressive_transformer.errors import UsageError
-from compressive_transformer.evaluate import Evaluation, Score, evaluate, total
+from compressive_transformer.evaluate import Evaluation, Score, evaluate, perplexity, total
 from compressive_transformer.precision import Device, Precision, pick_device
+from compressive_transformer.storage import as_json
 from compressive_transformer.tasks.prepare import prepare_shown
 
 PLACES = tuple(2**n for n in range(6, 18))
@@ -40,11 +41,15 @@ class Scored:
     """Of which benchmark this is a part, if it is."""
     groups: tuple[Score, ...] = ()
     """Sums over documents that were asked for, such as those of each speaker."""
+    memory: int | None = None
+    """Recent slots of each layer; None if as in training."""
+    carry: bool = False
+    """Whether memory was carried on from document to document."""
 
     @property
     def official_word_perplexity(self) -> float | None:
         """Per word, of as many words as all count who report on this whole part; None if there is no such."""
-        if self.part is None or not self.part.complete or self.part.official_words is None:
+        if self.part is None or not self.part.official or self.part.official_words is None:
             return None
         return replace(self.evaluation.total, num_words=self.part.official_words).word_perplexity
 
@@ -76,16 +81,12 @@ def score_files(
     pattern = compiled(groups)
     vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
-    corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
-    corpus = joined(corpus) if join_folders else corpus
-    part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
-    names = [group_of(name, pattern) for name in corpus.names] if pattern else []
     if len(compressed_memory) > 1 and (by_position or frequencies or groups):
         raise UsageError(
             "several sizes of compressed memory are told in a line each; leave out --by-position, "
             "--frequencies and --groups, or give one size"
         )
-    if frequencies and corpus.unit == "sample":
+    if frequencies and loaded.tokenizer.unit == "sample":
         raise UsageError("--frequencies tells of words, and this is a model of sound; leave it out")
     if vocabulary and not hasattr(vocabulary, "counts"):
         raise UsageError(
@@ -94,6 +95,15 @@ def score_files(
         )
     for slots in compressed_memory:  # before hours of work
         loaded.model.init_memory(1, memory=memory, compressed_memory=slots)
+    corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
+    part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
+    if part and part.num_bytes != corpus.num_bytes.sum():
+        raise UsageError(
+            f"{paths[0]} holds other text than the record beside it says; remove its folder, and make it "
+            "again by 'compressive benchmark'"
+        )
+    corpus = joined(corpus) if join_folders else corpus
+    names = [group_of(name, pattern) for name in corpus.names] if pattern else []
     from rich.console import Console
 
     console = Console(file=sys.stderr)
@@ -118,7 +128,7 @@ def score_files(
             places = loss_by_position(losses, PLACES) if by_position else None
             words = loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None
             sums = grouped(found.documents, names)
-            scored.append(Scored(found, slots, places, words, part, sums))
+            scored.append(Scored(found, slots, places, words, part, sums, memory, carry))
     return scored
 
 
@@ -168,8 +178,11 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
     answer["documents"] = [_as_json(document, found.unit) for document in found.documents]
     if scored.groups:
         answer["groups"] = [_as_json(group, found.unit) for group in scored.groups]
+    if scored.memory is not None:
+        answer["memory"] = scored.memory
     if scored.compressed_memory is not None:
         answer["compressed_memory"] = scored.compressed_memory
+    answer["carry"] = scored.carry
     if found.learning_rate is not None:
         answer["dynamic_evaluation"] = {"learning_rate": found.learning_rate}
     if scored.part:
@@ -178,7 +191,7 @@ def scores_as_json(scored: Scored) -> dict[str, Any]:
     for name in ("by_position", "by_frequency"):
         if parts := getattr(scored, name):
             answer[name] = [asdict(part) for part in parts]
-    return answer
+    return as_json(answer)
 
 
 def _as_json(score: Score, unit: str) -> dict[str, Any]:
@@ -240,6 +253,8 @@ def _cells(score: Score, unit: str) -> str:
 def _notices(scored: Scored) -> list[str]:
     """What nobody may overlook who compares scores."""
     lines, part = [], scored.part
+    if scored.carry:
+        lines.append("Memory was carried on from document to document")
     if (rate := scored.evaluation.learning_rate) is not None:
         lines.append(
             f"Dynamic evaluation: the model learnt from the text as it went, by Adam at {rate:g}; not to be "
@@ -261,9 +276,9 @@ def describe_sweep(scored: Sequence[Scored]) -> str:
 
 
 def _parts(parts: Sequence[Part], title: str, unit: str) -> list[str]:
-    lines = [f"{unit + 's':>12}  {f'bits/{unit}':>12}  {title}"]
+    lines = [f"{unit + 's':>12}  {f'bits/{unit}':>12}  {f'perplexity/{unit}':>18}  {title}"]
     for part in parts:
         if part.count:
-            bits = part.nats / part.count / math.log(2)
-            lines.append(f"{part.count:>12,}  {bits:>12.4f}  {part.name}")
+            bits, each = part.nats / part.count / math.log(2), perplexity(part.nats, part.count)
+            lines.append(f"{part.count:>12,}  {bits:>12.4f}  {each:>18,.4f}  {part.name}")
     return lines

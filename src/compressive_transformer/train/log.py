@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import warnings
@@ -14,7 +13,7 @@ from types import NoneType, TracebackType
 from typing import Any
 
 from compressive_transformer.errors import UsageError
-from compressive_transformer.storage import open_plain, parse_json
+from compressive_transformer.storage import as_json, open_plain, parse_json
 from compressive_transformer.train.progress import Progress
 from compressive_transformer.train.sinks import Sink
 
@@ -47,7 +46,7 @@ class Metrics:
 
     def write(self, event: str, **values: Any) -> None:
         """Adds ``{"event": event, ...}``; numbers that are not finite become null."""
-        line = json.dumps(_as_json({"event": event, **values}), allow_nan=False)
+        line = json.dumps(as_json({"event": event, **values}), allow_nan=False)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self._tell(lambda sink: sink.write(event, values.get("step"), values))
@@ -85,18 +84,6 @@ class Metrics:
                 )
 
 
-def _as_json(value: Any) -> Any:
-    """The value with null for the numbers that JSON does not have."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _as_json(part) for key, part in value.items()}
-        case list() | tuple():
-            return [_as_json(part) for part in value]
-    return value
-
-
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All records of a run, with None for what is not a number; a last line that was cut off is left out.
 
@@ -124,7 +111,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    record = _as_json(parse_json(line))  # early runs wrote NaN
+    record = as_json(parse_json(line))  # early runs wrote NaN
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
         raise ValueError("not a record")
     for name in NUMBERS & record.keys():

@@ -65,5 +65,5 @@ def _unpacked(path: Path) -> bytes:
                 if len(names) != 1:
                     raise UsageError(f"{path} has {len(names)} files in it; give one with enwik8 alone")
                 return archive.read(names[0])
-        except zipfile.BadZipFile as error:
-            raise UsageError(f"{path} is damaged ({error}); fetch it again") from None
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # or encrypted, or odd
+            raise UsageError(f"{path} is damaged or packed oddly ({error}); fetch it again") from None

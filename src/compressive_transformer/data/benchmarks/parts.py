@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from compressive_transformer.data.files import Source
+from compressive_transformer.data.files import Source, reading
 from compressive_transformer.data.sources import read_chunks
 from compressive_transformer.data.words import UNKNOWN, WordCounter
 from compressive_transformer.errors import UsageError
@@ -96,6 +97,24 @@ def _count(path: Path, utf8: bool, tell: Tell) -> tuple[int, int, int, int]:
         byte = f"{error.object[error.start]:#04x}"
         raise UsageError(f"{path} is not UTF-8 (it has a byte {byte}); convert it, or leave it out") from None
     return num_bytes, words.count, lines, unknown
+
+
+def check_overlap(found: Files) -> None:
+    """For data sets that are not whole; of whole ones, words and lists of books tell what is where.
+
+    Raises:
+        UsageError: two parts have a file of the same content.
+    """
+    known: dict[int, list[tuple[str, Path]]] = {}
+    for split, files in found.items():
+        for path in (file.path for file in files):
+            with reading(str(path)):
+                same_size = known.setdefault(path.stat().st_size, [])
+                others = [other for where, other in same_size if where != split]
+                same = [other for other in others if filecmp.cmp(other, path, shallow=False)]
+            if same:
+                raise UsageError(f"{same[0]} and {path} are the same text; take it out of one")
+            same_size.append((split, path))
 
 
 def folder_of(source: str) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressive_transformer.data.benchmarks.parts import Counts, Files, Found, folder_of
+from compressive_transformer.data.benchmarks.parts import Counts, Files, Found, check_overlap, folder_of
 from compressive_transformer.data.disk import whole_file
 from compressive_transformer.data.files import reading
 from compressive_transformer.data.hub import PREFIX, HubText, reaching
@@ -44,8 +45,11 @@ class PG19:
         places: dict[str, str] = {}
         for split, books in found.items():
             for book in books:
-                if (other := places.setdefault(book.book, split)) != split:
+                if other := places.get(book.book):
                     raise UsageError(f"book {book.book} is in {other} and in {split}; take it out of one")
+                places[book.book] = split
+        if part:
+            check_overlap(found)
         return found
 
     def lacks(self, split: str, files: Sequence[Found], counts: Counts) -> str | None:
@@ -63,14 +67,21 @@ class PG19:
 
 
 def _of_folder(folder: Path) -> Files:
-    found, known = Files(), _metadata(folder / "metadata.csv")
+    found, metadata = Files(), folder / "metadata.csv"
+    known = _metadata(metadata)
     for name, split in FOLDERS.items():
         for path in sorted((folder / name).glob("*.txt")):
             if known is not None and path.stem not in known:
-                raise UsageError(f"{folder / 'metadata.csv'} does not know {path}; restore the two")
+                raise UsageError(f"{metadata} does not know {path}; restore the two")
             found.setdefault(split, []).append(Found(path=path, book=path.stem))
     if not found:
         raise UsageError(f"{folder} has no books such as train/10002.txt; give the folder of PG-19")
+    there = {book.book for books in found.values() for book in books}
+    missing = sorted(book for book in (known or set()) - there if book.isdigit())  # no title of a column
+    if missing:
+        warnings.warn(
+            f"{metadata} knows {len(missing):,} books that are not there, such as {missing[0]}", stacklevel=2
+        )
     return found
 
 
@@ -79,7 +90,10 @@ def _metadata(path: Path) -> set[str] | None:
     if not path.exists():
         return None
     with reading(str(path)), path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return {row[0] for row in csv.reader(file) if row}
+        try:
+            return {row[0] for row in csv.reader(file) if row}
+        except csv.Error as error:
+            raise UsageError(f"{path} is damaged ({error}); fetch it again, or remove it") from None
 
 
 def _of_tables(source: str, work: Path) -> Files:
@@ -90,16 +104,21 @@ def _of_tables(source: str, work: Path) -> Files:
     found = Files()
     for name, split in FOLDERS.items():
         (work / name).mkdir(parents=True, exist_ok=True)
+        books: dict[str, Found] = {}
         for row in _rows(HubText.open(f"{PREFIX}{path}::{name}")):
             number = re.search(r"(\d+)/?$", str(row.get("url", "")))
             if number is None or not isinstance(text := row.get("text"), str):
                 raise UsageError(f"{source} has no columns url and text, as mirrors of PG-19 have")
-            target = work / name / f"{number[1]}.txt"
-            if not target.exists():
+            target, data = work / name / f"{number[1]}.txt", text.encode()
+            if number[1] in books:
+                raise UsageError(f"{source} has book {number[1]} twice in {name}; take another mirror")
+            if not target.exists() or target.read_bytes() != data:  # a file that stays has its tokens
                 with whole_file(target) as file:
-                    file.write(text.encode())
-            found.setdefault(split, []).append(Found(path=target, book=number[1]))
-    return {split: sorted(books, key=lambda book: book.book) for split, books in found.items()}
+                    file.write(data)
+            books[number[1]] = Found(path=target, book=number[1])
+        if books:
+            found[split] = [book for _, book in sorted(books.items())]
+    return found
 
 
 def _rows(hub: HubText) -> Iterator[Mapping[str, Any]]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from compressive_transformer.data.benchmarks.parts import Counts, Files, Found, folder_of
+from compressive_transformer.data.benchmarks.parts import Counts, Files, Found, check_overlap, folder_of
+from compressive_transformer.data.files import reading
 from compressive_transformer.errors import UsageError
 
 FILE = re.compile(r"wiki\.(train|valid|test)\.tokens(\.(xz|gz|bz2))?$")
@@ -29,13 +30,17 @@ class WikiText:
 
     def find(self, source: str, work: Path, *, part: bool) -> Files:
         folder, found = folder_of(source), Files()
-        for path in sorted(folder.iterdir()):
+        with reading(source):
+            paths = sorted(folder.iterdir())
+        for path in paths:
             if match := FILE.search(path.name):
                 if before := found.get(match[1]):
                     raise UsageError(f"{folder} has {before[0].path.name} and {path.name}; leave one there")
                 found[match[1]] = [Found(path=path)]
         if not found:
             raise UsageError(f"{folder} has no wiki.train.tokens and so on; give the folder of {self.name}")
+        if part:
+            check_overlap(found)
         return found
 
     def lacks(self, split: str, files: Sequence[Found], counts: Counts) -> str | None:
