@@ -225,10 +225,23 @@ def test_the_loss_by_place_and_by_word(capsys: Capture, run: Path, text: Path, t
     table = answer(capsys, "evaluate", str(run), str(text), *flags)
     assert "1,024 to 2,047" in table
     assert "at most 100" in table
+    last = found["by_frequency"][-1]
+    perplexity = math.exp(last["nats"] / last["count"]) if last["nats"] < 700 * last["count"] else math.inf
+    assert f"{perplexity:,.4f}  {last['name']}" in table
     assert "Dynamic" not in table
+    assert "carried" not in table
+    assert "Memory was carried on" in answer(capsys, "evaluate", str(run), str(text), "--carry")
     with pytest.raises(SystemExit):
         main(["evaluate", str(run), str(text), "--frequencies", "bytes"])
     assert "has no words with counts" in capsys.readouterr().err
+
+
+def test_what_is_no_number_is_null_for_programs(capsys: Capture, run: Path, tmp_path: Path):
+    (tmp_path / "one-word.txt").write_bytes(1500 * b"word")
+    said = answer(capsys, "evaluate", str(run), str(tmp_path / "one-word.txt"), "--json", "--carry")
+    found = json.loads(said, parse_constant=pytest.fail)
+    assert found["total"]["perplexity_per_word"] is None
+    assert found["carry"]
 
 
 def test_dynamic_evaluation_is_reported_apart(capsys: Capture, run: Path, text: Path):

@@ -10,7 +10,7 @@ from torch import Tensor
 from compressive_transformer import LanguageModel, UsageError
 from compressive_transformer.evaluate import evaluate
 from compressive_transformer.generate import choose, generate
-from compressive_transformer.model import Decoder
+from compressive_transformer.model import CompressiveTransformer, Decoder, FeatureDecoder
 from compressive_transformer.nn.vocabulary import Head
 from tiny import BOUNDARY, SHAPES, corpus_of, some_bytes, tiny_model, tokens_of
 
@@ -108,6 +108,19 @@ def decoder_is(model: LanguageModel, read: int, reset: bool = False, **sizes: in
             expected = logits[:, 0], state.position, state.tensors(), state.cache
             torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(given.tensors(), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_features_decoder_is_a_core_with_inputs(faithful: bool):
+    model = tiny_model(dtype=torch.float64, faithful=faithful)
+    core = CompressiveTransformer(model.config, input_dim=5).double().eval()
+    core.load_state_dict(model.core.state_dict(), strict=False)
+    inputs = torch.randn(2, 20, 5, dtype=torch.float64)
+    with torch.no_grad():
+        expected = core(inputs).features
+        decoder = FeatureDecoder(core, core.init_memory(2))
+        got = torch.stack([decoder.read(x) for x in inputs.unbind(1)], dim=1)
+    torch.testing.assert_close(got, expected, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("sizes", [(21, 6), (8, 15), (19, 13), (3, 20)], ids=str)

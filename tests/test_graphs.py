@@ -34,6 +34,8 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert not func.__name__.startswith(WAITS), func
+        if func.__name__.startswith("index"):  # by bools: how many are there?
+            assert not any(x.dtype == torch.bool for x in tree_leaves(args[1]) if isinstance(x, Tensor)), func
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         held = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}

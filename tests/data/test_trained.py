@@ -123,6 +123,8 @@ DAMAGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "words are text": (lambda c: c.update(words="abc"), "damaged .its words"),
     "a word is a number": (lambda c: c["words"].append(7), "damaged .its words"),
     "no counts": (lambda c: c.update(counts=None), "damaged .its counts"),
+    "counts that do not fall": (lambda c: c["counts"].reverse(), "damaged .its counts"),
+    "no model of subwords": (lambda c: c.update(kind="subwords", model=7), "damaged .its kind, or its sub"),
     "a count less": (lambda c: c["counts"].pop(), "not as many counts"),
     "a word twice": (lambda c: (c["words"].append("the"), c["counts"].append(1)), "words twice"),
     "no unknown": (lambda c: c["words"].__setitem__(c["words"].index("<unk>"), "unk"), "lacks <unk>"),

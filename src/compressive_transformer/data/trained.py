@@ -70,10 +70,16 @@ def load(path: Path) -> Tokenizer:
     name = _name(given)
     if given.get("kind") == "subwords" and isinstance(given.get("model"), dict):
         return SubwordTokenizer(json.dumps(given["model"]), name)
+    if given.get("kind") != "words":
+        raise UsageError(f"{path} is damaged (its kind, or its subwords); make it again")
     words, counts = given.get("words"), given.get("counts")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"{path} is damaged (its words); make it again")
-    if not isinstance(counts, list) or not all(map(is_count, counts)):
+    if (
+        not isinstance(counts, list)
+        or not all(map(is_count, counts))
+        or counts != sorted(counts, reverse=True)
+    ):
         raise UsageError(f"{path} is damaged (its counts); make it again")
     return WordTokenizer([word.encode(errors="surrogateescape") for word in words], counts, name)
 
