@@ -177,15 +177,17 @@ def test_flags_of_evaluate(capsys: Capture, run: Path, text: Path, flags: list[s
 
 def test_several_memories_are_tried_in_turn(capsys: Capture, monkeypatch: pytest.MonkeyPatch, run: Path):
     feed(monkeypatch, SENTENCE * 9)
-    flags = ["--precision=float32", "--compressed-memory", "0", "8", "32"]
+    sizes = [(slots, compressed) for slots in (8, 16) for compressed in (0, 8, 32)]
+    flags = ["--precision=float32", "--memory", "8", "16", "--compressed-memory", "0", "8", "32"]
     found = json.loads(answer(capsys, "evaluate", str(run), "-", "--json", *flags))
-    assert [one["compressed_memory"] for one in found] == [0, 8, 32]
+    assert [(one["memory"], one["compressed_memory"]) for one in found] == sizes
     bits = [one["total"]["bits_per_byte"] for one in found]
-    assert len(set(bits)) == 3
+    assert len(set(bits)) == 6
     feed(monkeypatch, SENTENCE * 9)
     table = answer(capsys, "evaluate", str(run), "-", *flags).splitlines()
-    assert [line.split()[:3:2] for line in table[1:]] == [
-        [str(slots), f"{b:.4f}"] for slots, b in zip((0, 8, 32), bits, strict=True)
+    assert [line.split()[:4] for line in table[1:]] == [
+        [str(slots), str(compressed), str(len(SENTENCE) * 9), f"{b:.4f}"]
+        for (slots, compressed), b in zip(sizes, bits, strict=True)
     ]
 
 
@@ -193,6 +195,7 @@ def test_a_sweep_says_what_may_not_be_overlooked(capsys: Capture, run: Path, tex
     several = ["evaluate", str(run), str(text), "--dynamic=1e-4", "--compressed-memory", "0", "8"]
     table = answer(capsys, *several)
     assert "perplexity/word" in table
+    assert table.count("as trained") == 2
     assert "not to be compared with scores" in table
     with pytest.raises(SystemExit):
         main([*several, "--by-position"])

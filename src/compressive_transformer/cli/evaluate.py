@@ -34,11 +34,11 @@ class Arguments:
     """Run folder, or 'reference': the model that comes with the package."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Text: files, folders, patterns, .gz, .xz, .bz2, or - for standard input; recordings for sound."""
-    memory: int | None = None
+    memory: tuple[int, ...] = ()
     """Recent slots per layer, if other than in training."""
     compressed_memory: tuple[int, ...] = ()
-    """Compressed slots per layer, if other than in training; more helped the paper's models.
-    Several are tried in turn: choose by validation text, and score with the best."""
+    """Compressed slots per layer, if other than in training; more helped the paper's models. Of several
+    sizes each is tried with each: choose by validation text, and score with the best."""
     carry: bool = False
     """Carry memory on from one document to the next, in order."""
     separator: str | None = None
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     scored = score_files(
         a.run,
         a.paths,
-        memory=a.memory,
+        memory=a.memory or (None,),
         compressed_memory=a.compressed_memory or (None,),
         carry=a.carry,
         separator=a.separator,

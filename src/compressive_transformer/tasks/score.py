@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -58,7 +59,7 @@ def score_files(
     run: str,
     paths: Sequence[str],
     *,
-    memory: int | None,
+    memory: Sequence[int | None],
     compressed_memory: Sequence[int | None],
     carry: bool,
     separator: str | None,
@@ -74,17 +75,18 @@ def score_files(
     """Reads the run and the files, and scores each document behind a progress bar.
 
     Returns:
-        The scores for each number of compressed slots.
+        The scores for each number of recent slots with each of compressed ones.
     """
     if rows < 1:
         raise UsageError(f"rows {rows} is not allowed; use 1 or more")
     pattern = compiled(groups)
     vocabulary = get_tokenizer(frequencies) if frequencies else None
     loaded = load_run(run, pick_device(device))
-    if len(compressed_memory) > 1 and (by_position or frequencies or groups):
+    sizes = list(itertools.product(memory, compressed_memory))
+    if len(sizes) > 1 and (by_position or frequencies or groups):
         raise UsageError(
-            "several sizes of compressed memory are told in a line each; leave out --by-position, "
-            "--frequencies and --groups, or give one size"
+            "several sizes of memory are told in a line each; leave out --by-position, --frequencies and "
+            "--groups, or give one size"
         )
     if frequencies and loaded.tokenizer.unit == "sample":
         raise UsageError("--frequencies tells of words, and this is a model of sound; leave it out")
@@ -93,8 +95,8 @@ def score_files(
             f"{frequencies} has no words with counts; make some of the training text by 'compressive "
             "tokenizer train --kind words'"
         )
-    for slots in compressed_memory:  # before hours of work
-        loaded.model.init_memory(1, memory=memory, compressed_memory=slots)
+    for recent, compressed in sizes:  # before hours of work
+        loaded.model.init_memory(1, memory=recent, compressed_memory=compressed)
     corpus = prepare_shown(paths, loaded.tokenizer, separator=separator)
     part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
     if part and part.num_bytes != corpus.num_bytes.sum():
@@ -109,14 +111,14 @@ def score_files(
     console = Console(file=sys.stderr)
     scored = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        total = len(compressed_memory) * corpus.num_tokens
+        total = len(sizes) * corpus.num_tokens
         task = bar.add_task(f"reading {corpus.num_tokens:,} {corpus.unit}s", total=total)
-        for slots in compressed_memory:
+        for recent, compressed in sizes:
             found = evaluate(
                 loaded.model,
                 corpus,
-                memory=memory,
-                compressed_memory=slots,
+                memory=recent,
+                compressed_memory=compressed,
                 reset_documents=not carry,
                 num_rows=rows,
                 precision=precision,
@@ -128,7 +130,7 @@ def score_files(
             places = loss_by_position(losses, PLACES) if by_position else None
             words = loss_by_frequency(corpus, losses, vocabulary) if vocabulary else None
             sums = grouped(found.documents, names)
-            scored.append(Scored(found, slots, places, words, part, sums, memory, carry))
+            scored.append(Scored(found, compressed, places, words, part, sums, recent, carry))
     return scored
 
 
@@ -268,10 +270,14 @@ def _notices(scored: Scored) -> list[str]:
 
 
 def describe_sweep(scored: Sequence[Scored]) -> str:
-    """A line for each number of compressed slots."""
+    """A line for each pair of sizes."""
     unit = scored[0].evaluation.unit
-    lines = [f"{'compressed slots':>16}  {_head(unit)}"]
-    lines += [f"{one.compressed_memory:>16,}  {_cells(one.evaluation.total, unit)}" for one in scored]
+    lines = [f"{'recent slots':>12}  {'compressed slots':>16}  {_head(unit)}"]
+    for one in scored:
+        recent, compressed = (
+            "as trained" if slots is None else f"{slots:,}" for slots in (one.memory, one.compressed_memory)
+        )
+        lines.append(f"{recent:>12}  {compressed:>16}  {_cells(one.evaluation.total, unit)}")
     return "\n".join([*lines, *_notices(scored[0])])
 
 
