@@ -419,6 +419,19 @@ def test_mirrors_in_tables_are_read(tmp_path: Path, capsys: Capture, books: Path
     assert "train holds a dataset of another text" in refused(capsys, *mirror)
     Dataset.from_list([*rows, rows[0]]).to_parquet(str(tables / "train-00000-of-00001.parquet"))
     assert "has book 1 twice in train" in refused(capsys, *mirror)
+    for name in ("train", "validation"):
+        (tables / f"{name}-00000-of-00001.parquet").unlink()
+    some = (
+        "benchmark",
+        "pg19",
+        f"hf:{tables}",
+        "--tokenizer",
+        "bytes",
+        "--out",
+        str(tmp_path / "test alone"),
+    )
+    assert "has no train and no valid part of pg19" in refused(capsys, *some)
+    assert "only some of the test part" in answer(capsys, *some, "--part")
 
 
 def test_a_vocabulary_of_another_size_can_only_be_made(tmp_path: Path, capsys: Capture, books: Path):

@@ -49,14 +49,7 @@ class HubText:
                 split; it is empty, or doesn't say which column is the text.
         """
         path, config, split = _parse(name)
-        try:
-            import datasets
-        except ImportError:
-            raise UsageError(
-                f"{name} needs the package datasets: pip install 'compressive-transformer[datasets]'"
-            ) from None
-        if (folder := Path(path).expanduser()).exists():
-            path = str(folder)
+        datasets = _package(name)
         with reaching(name):
             builder = datasets.load_dataset_builder(path, config)
             settings: Any = builder.config
@@ -172,6 +165,28 @@ def _is_like(given: Any, known: Any) -> bool:
     return type(given) is type(known) or (known is None and isinstance(given, dict))
 
 
+def splits_of(name: str) -> list[str]:
+    """The splits that a data set has.
+
+    Raises:
+        UsageError: The package ``datasets`` is missing, or there is no such data set.
+    """
+    path, config, _ = _parse(name)
+    datasets = _package(name)
+    with reaching(name):
+        return datasets.get_dataset_split_names(path, config)
+
+
+def _package(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(
+            f"{name} needs the package datasets: pip install 'compressive-transformer[datasets]'"
+        ) from None
+    return datasets
+
+
 @contextmanager
 def reaching(name: str) -> Iterator[None]:
     """Tells in one line what goes wrong in the package datasets and in the network below it."""
@@ -200,6 +215,8 @@ def _parse(name: str) -> tuple[str, str | None, str]:
     if not parts[0] or len(parts) > 3:
         raise UsageError(f"{name!r} is not the name of a data set: use hf:PATH, hf:PATH:CONFIG:SPLIT")
     path, config, split = [*parts, "", ""][:3]
+    if (folder := Path(path).expanduser()).exists():
+        path = str(folder)
     return path, config or None, split or SPLIT
 
 

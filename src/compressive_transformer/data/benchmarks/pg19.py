@@ -13,7 +13,7 @@ from typing import Any
 from compressive_transformer.data.benchmarks.parts import Counts, Files, Found, check_overlap, folder_of
 from compressive_transformer.data.disk import whole_file
 from compressive_transformer.data.files import reading
-from compressive_transformer.data.hub import PREFIX, HubText, reaching
+from compressive_transformer.data.hub import PREFIX, HubText, reaching, splits_of
 from compressive_transformer.errors import UsageError
 
 FOLDERS = {"train": "train", "validation": "valid", "test": "test"}
@@ -101,8 +101,12 @@ def _of_tables(source: str, work: Path) -> Files:
     path, _, rest = source.removeprefix(PREFIX).partition(":")
     if rest:
         raise UsageError(f"{source}: name the mirror alone, such as hf:emozilla/pg19; all its parts are read")
-    found = Files()
+    found, there = Files(), splits_of(source)
+    if not any(name in there for name in FOLDERS):
+        raise UsageError(f"{source} has {', '.join(there)}, and not one of the parts {', '.join(FOLDERS)}")
     for name, split in FOLDERS.items():
+        if name not in there:
+            continue
         (work / name).mkdir(parents=True, exist_ok=True)
         books: dict[str, Found] = {}
         for row in _rows(HubText.open(f"{PREFIX}{path}::{name}")):
