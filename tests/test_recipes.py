@@ -86,12 +86,12 @@ def some_of(name: str, folder: Path) -> list[str]:
         (folder / "enwik8").write_bytes(beginning("enwik8/enwik8_first_4154064_bytes.xz", 100_000))
         return ["enwik8", str(folder / "enwik8")]
     if name == "wikitext103":
-        for part, file, size in (
-            ("train", "valid", 100_000),
-            ("valid", "test", 9_000),
-            ("test", "test", 9_000),
+        for part, file, start, stop in (
+            ("train", "valid", 0, 100_000),
+            ("valid", "test", 0, 9_000),
+            ("test", "test", 9_000, 18_000),
         ):
-            text = beginning(f"wikitext/wikitext-103.wiki.{file}.tokens.xz", size)
+            text = beginning(f"wikitext/wikitext-103.wiki.{file}.tokens.xz", stop)[start:]
             (folder / f"wiki.{part}.tokens").write_bytes(text)
         return ["wikitext-103", str(folder), "--vocab-size=20000"]
     text = beginning("pg19/validation.tar.xz", 400_000).split(b"\0")[-1]
