@@ -242,7 +242,7 @@ def table(runs: Runs) -> str:
         for start in map(str, BUCKETS):
             shares = [run["recalled"][start][0] / max(run["recalled"][start][1], 1) for run in mine]
             cells.append(f"{mean(shares):.0%}")
-        taught = ", ".join(f"{run['longest']:,}" for run in mine)
+        taught = ", ".join(f"{longest:,}" for longest in sorted({run["longest"] for run in mine}))
         rows.append([name, *cells, taught, f"{mine[0]['parameters'] / 1e3:,.0f} k", str(len(mine))])
     header = ["distance from", *(f"{start:,}" for start in BUCKETS), "taught to", "parameters", "seeds"]
     return markdown(header, rows)
