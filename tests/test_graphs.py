@@ -81,8 +81,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("read", [3, 29])
-@pytest.mark.parametrize("reset", [False, True], ids=["", "one row reset"])
+@pytest.mark.parametrize(("read", "reset"), [(3, False), (29, True)], ids=["", "one row reset"])
 def test_a_graph_is_the_model(captures: list[int], shape: dict[str, Any], read: int, reset: bool):
     model = tiny_model(dtype=torch.float64, **shape).to(DEVICE)
     decoder_is(model, read, reset)
