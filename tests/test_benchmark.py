@@ -173,6 +173,12 @@ def test_a_refused_text_leaves_the_record_as_it_was(tmp_path: Path, capsys: Capt
     assert (out / "benchmark.json").read_bytes() == before
 
 
+def test_a_word_with_unk_in_it_is_lost_like_others(tmp_path: Path, capsys: Capture, wiki: Path):
+    (wiki / "wiki.test.tokens").write_bytes(LINE + b" a<unk>b <unk>c \n")
+    said = answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(tmp_path / "out"), "--part")
+    assert "of which the vocabulary lacks 2" in said
+
+
 def test_a_record_of_other_text_is_refused(tmp_path: Path, capsys: Capture, wiki: Path):
     out, run = tmp_path / "out", tmp_path / "run"
     answer(capsys, "benchmark", "wikitext-2", str(wiki), "--out", str(out), "--part")

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from small import generator, small, stream
-from torch import Tensor
-from torch.library import opcheck
+from torch import Tensor, library
 
 from compressive_transformer import UsageError, ops
 from compressive_transformer.nn.attention import RelativeAttention
@@ -128,7 +127,7 @@ def test_the_kernels_are_operators_of_torch():
     inputs = [stream(*size, seed=seed).float().to(DEVICE) for seed, size in enumerate(sizes)]
     for x in inputs[:3] + inputs[4:]:
         x.requires_grad_()
-    found = opcheck(tiles.attend, (*inputs, torch.ones(1, 5, 9, dtype=torch.bool, device=DEVICE)))
+    found = library.opcheck(tiles.attend, (*inputs, torch.ones(1, 5, 9, dtype=torch.bool, device=DEVICE)))
     assert set(found.values()) == {"SUCCESS"}
 
 

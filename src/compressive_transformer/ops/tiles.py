@@ -20,8 +20,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 
 from compressive_transformer.ops.attention import WIDEST_TILE
 
@@ -51,7 +50,7 @@ class Tiles:
         self.options: dict[str, int] = {"num_warps": 4, "num_stages": 1 if dtype == torch.float32 else 2}
 
 
-@custom_op("compressive_transformer::tiled_attention", mutates_args=())
+@library.custom_op("compressive_transformer::tiled_attention", mutates_args=())
 def attend(
     query_BHTK: Tensor,
     position_query_BHTF: Tensor,
@@ -72,7 +71,7 @@ def attend(
     return attended_BHTK, norm_BHT
 
 
-@custom_op("compressive_transformer::tiled_attention_backward", mutates_args=())
+@library.custom_op("compressive_transformer::tiled_attention_backward", mutates_args=())
 def attend_backward(
     query_BHTK: Tensor,
     position_query_BHTF: Tensor,

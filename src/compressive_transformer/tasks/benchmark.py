@@ -126,8 +126,10 @@ def _reading(split: str, files: list[Found]) -> Iterator[Tell]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with reading(f"the {split} part"):
-        total = sum(file.path.stat().st_size for file in files)
+    total = 0
+    for file in files:
+        with reading(str(file.path)):
+            total += file.path.stat().st_size
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)

@@ -101,8 +101,8 @@ def score_files(
     part = part_of(Path(paths[0]).absolute()) if len(paths) == 1 else None
     if part and part.num_bytes != corpus.num_bytes.sum():
         raise UsageError(
-            f"{paths[0]} holds other text than the record beside it says; remove its folder, and make it "
-            "again by 'compressive benchmark'"
+            f"{paths[0]} holds other text than the record beside it says; make it again by 'compressive "
+            "benchmark' with another --out"
         )
     corpus = joined(corpus) if join_folders else corpus
     names = [group_of(name, pattern) for name in corpus.names] if pattern else []

@@ -124,7 +124,7 @@ def part_of(dataset: Path) -> Part | None:
         parts = [from_plain(Part, values, str(record)) for values in read_json(record)["parts"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(
-            f"{record} is damaged; remove {record.parent}, and make it again by 'compressive benchmark'"
+            f"{record} is damaged; make the data set again by 'compressive benchmark' with another --out"
         ) from None
     return next((part for part in parts if part.split == dataset.name), None)
 

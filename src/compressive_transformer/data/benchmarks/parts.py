@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from compressive_transformer.data.words import UNKNOWN, WordCounter
 from compressive_transformer.errors import UsageError
 
 SPLITS = ("train", "valid", "test")
+ALONE = re.compile(rb"(?<!\S)" + UNKNOWN + rb"(?!\S)")
+"""``<unk>`` as a word, as ``WordTokenizer`` takes it."""
 Tell = Callable[[int], None]
 """Is told how many bytes were read."""
 
@@ -90,7 +93,7 @@ def _count(path: Path, utf8: bool, tell: Tell) -> tuple[int, int, int, int]:
         for chunk in read_chunks(Source(str(path), path, named=True), report=tell):  # empty ones are refused
             num_bytes += len(chunk)
             lines += chunk.count(b"\n")
-            unknown += chunk.count(UNKNOWN)
+            unknown += len(ALONE.findall(chunk))
             words.add(chunk)
         words.add(b"", final=True)
     except UnicodeDecodeError as error:
