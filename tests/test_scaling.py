@@ -437,7 +437,8 @@ def test_flops(case: str):
     assert counter.get_total_flops() == pytest.approx(computed.flops, rel=0.02 if config.unroll > 1 else 0)
 
 
-def test_flops_of_an_update():
+def test_flops_of_an_update(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compressive_transformer.train.muon.has_bfloat16", lambda device: True)
     config = alone({})
     step, computed = OneStep(config), scaling(config, vocab_size=VOCABULARY, processes=1)
     from compressive_transformer.train.optimizer import Optimizer

@@ -111,8 +111,11 @@ class CompressiveLayer(nn.Module):
         N = memory.sizes[2]
         fill, segments = piece.phase % N, piece.phase // N
         x_BTD = self.attention_norm(hidden) if self.pre_norm else hidden
+        # Slots by themselves, before the piece is among them, for in training no gradient is owed to them.
+        old = self.cache(memory, fill) if cache is None else cache
+        new = self.attention.keys_values(x_BTD)
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(old, new, strict=True))
         memory = append(memory, x_BTD.to(memory.window.dtype), piece.document_BT, fill)
-        keys, values = self._keys_values(x_BTD, memory, cache, fill)
         queries = self.attention.queries(x_BTD)
         at = self._places(memory, fill, x_BTD)
         with_weights = piece.with_weights or memory.usage is not None
@@ -224,12 +227,6 @@ class CompressiveLayer(nn.Module):
         scheme, learnt = self.attention.scheme, self.attention.learnt
         length, device = x_BTD.shape[1], x_BTD.device
         return places(scheme, memory.sizes, learnt, fill, length, self.rate, device, dtype)
-
-    def _keys_values(self, x_BTD: Tensor, memory: LayerMemory, cache: KeysValues | None, fill: int):
-        if cache is not None:
-            new = self.attention.keys_values(x_BTD)
-            return (torch.cat([a, b], dim=2) for a, b in zip(cache, new, strict=True))
-        return self.attention.keys_values(torch.cat([self.slots(memory, fill), x_BTD], dim=1))
 
     def cache(self, memory: LayerMemory, fill: int) -> KeysValues:
         """Keys and values of the filled slots."""

@@ -23,7 +23,9 @@ class LayerCosts(NamedTuple):
     fixed: int
     """Numbers kept once for all lanes."""
     flops: int
-    """Of the forward pass; twice as many backward."""
+    """Of the forward pass; twice as many backward, but for those that nobody needs."""
+    unneeded: int
+    """Flops backward that would give gradient to a memory that has none: that of before the step."""
     fixed_flops: int
     """Of the forward pass, once for all lanes; as many backward."""
     auxiliary_flops: int
@@ -46,8 +48,8 @@ def layer_costs(config: TrainConfig, index: int, lanes: int) -> LayerCosts:
     tables = 2 if C and c.positions == "separate" else 1
     # Both norms' inputs with their mean and deviation.
     exact = 2 * N * D + 4 * N
-    # Inputs of the projections: x, what keys are made of; values; attended; feed-forward in, hidden twice.
-    other = D * (N + S + S + N + N) + 2 * N * hidden
+    # Inputs of the projections: slots and x; values; attended; feed-forward in, hidden twice.
+    other = D * (S + S + N + N) + 2 * N * hidden
     even = c.positions != "time" or c.compression_rate == 1 or not C
     shifted = even and ops.shift_pays((lanes, N, S), D // H, F)
     distances = tables * N + S
@@ -62,7 +64,7 @@ def layer_costs(config: TrainConfig, index: int, lanes: int) -> LayerCosts:
         exact += (N + S) * (D + H)
     # CUDA's autocast computes softmax in float32 and keeps that beside the bfloat16; CPU's does not.
     exact += H * N * S if half else 0
-    other += S * D if half else 0  # cast once for the keys and once for the values
+    other += (S + N) * D if half else 0  # cast once for the keys, once for the values, once for the queries
     flops = 2 * D * D * (2 * N + 2 * S) + 4 * N * D * hidden
     flops += 2 * N * (distances * D if shifted else tables * D * F + S * H * F) + 2 * N * S * 2 * D
     if c.gating == "gru":  # of each gate four nonlinearities, and what U_h is applied to
@@ -76,6 +78,7 @@ def layer_costs(config: TrainConfig, index: int, lanes: int) -> LayerCosts:
         masks=C + M + N + compressed.masks,
         fixed=fixed + weights,
         flops=flops,
+        unneeded=2 * D * D * 2 * (C + M),
         fixed_flops=fixed_flops,
         auxiliary_flops=compressed.flops,
         # What recomputing needs last is the input of the feed-forward's second map, so that is not applied;

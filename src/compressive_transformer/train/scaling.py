@@ -105,7 +105,7 @@ class Scaling:
     flops: int
     """Of matrix products, forward and backward."""
     update_flops: int
-    """Of Muon in an update, which every process makes whole."""
+    """Of Muon in an update, which every process makes whole, in bfloat16."""
 
 
 def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
@@ -127,6 +127,7 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
     layers = [layer_costs(config, i, plan.lanes) for i in range(config.model.num_layers)]
     repeated = plan.lanes * config.unroll
     forward = repeated * sum(layer.flops for layer in layers)
+    unneeded = plan.lanes * sum(layer.unneeded for layer in layers)
     fixed = config.unroll * sum(layer.fixed_flops for layer in layers)
     head = 3 * 2 * plan.tokens * config.model.dim * plan.predicted
     again = repeated * sum(layer.again for layer in layers) + fixed if config.recompute else 0
@@ -137,7 +138,7 @@ def scaling(config: TrainConfig, *, vocab_size: int, processes: int) -> Scaling:
         memory=_memory(plan, layers),
         sent=_sent(plan),
         checkpoint=_checkpoint(plan),
-        flops=3 * forward + 2 * fixed + head + again + auxiliary,
+        flops=3 * forward - unneeded + 2 * fixed + head + again + auxiliary,
         update_flops=sum(_orthogonalisation(p.shape) for p in plan.muon),
     )
 
