@@ -105,7 +105,8 @@ def count_flops(arm: Arm, batch: Batch, precision: AbstractContextManager) -> in
     # oneDNN's LSTM and fused attention may be operations that torch doesn't count; without them, none is.
     plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False, allow_tf32=False)
     try:
-        with plain[0], plain[1], FlopCounterMode(display=False) as counter:
+        eager = torch.compiler.set_stance("force_eager")
+        with plain[0], plain[1], eager, FlopCounterMode(display=False) as counter:
             with precision:
                 loss = arm.loss(batch)
             loss.backward()
