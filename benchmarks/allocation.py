@@ -62,17 +62,24 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
     """One recipe, once."""
     if task["kept"]:
         keep_freed_memory()
-    config = replace(get_recipe(task["recipe"], None), minutes=None, steps=10**6, compile=task["compile"])
-    world = World(device=torch.device("cpu"))
-    text = load_text(config, get_tokenizer(config.tokenizer), world)
-    model = LanguageModel(config.model, vocab_size=text.validation.tokenizer.vocab_size)
-    trainer = Trainer(model, text.lanes(world), config)
+    trainer = trainer_of(task["recipe"], compile=task["compile"])
     for _ in range(WARM):
         trainer.train_step(0.0)
     before = pages()
     seconds = [harness.seconds(lambda: trainer.train_step(0.0)) for _ in range(task["steps"])]
     given = (pages() - before) / task["steps"]
     return {"seconds": median(seconds), "pages": given, "peak_mb": harness.peak_mb()}
+
+
+def trainer_of(recipe: str, **changed: Any) -> Trainer:
+    """What trains a recipe, with no end."""
+    config = replace(
+        get_recipe(recipe, None), **{"minutes": None, "steps": 10**6, "compile": "off"} | changed
+    )
+    world = World(device=torch.device("cpu"))
+    text = load_text(config, get_tokenizer(config.tokenizer), world)
+    model = LanguageModel(config.model, vocab_size=text.validation.tokenizer.vocab_size)
+    return Trainer(model, text.lanes(world), config)
 
 
 def pages() -> int:

@@ -91,7 +91,7 @@ def measure(task: dict[str, Any], threads: int, tell: Callable[[float], None] = 
 
     A child that fails gives ``{"failed": what it said last}``.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | task.get("environment", {})
     command = [sys.executable, sys.argv[0], "--threads", str(threads), "--task", json.dumps(task)]
     with Errors() as errors:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors.file, "text": True}

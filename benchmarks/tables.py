@@ -18,6 +18,7 @@ from typing import Any
 
 import allocation
 import attention
+import waiting
 from agents import PARTS, cells
 from harness import RESULTS, load
 from peers import PACKAGES
@@ -195,6 +196,7 @@ TABLES = {
     "agents": agents,
     "allocation": partial(as_shown, allocation),
     "attention": partial(as_shown, attention),
+    "waiting": partial(as_shown, waiting),
 }
 FILES = {name: f"{name}.json" for name in TABLES}
 

@@ -41,8 +41,6 @@ VERBS = ("train", "evaluate", "generate", "report", "info", "prepare", "tokenize
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 2 after a user's mistake, told in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Spinning threads are slow wherever anything else runs too. Torch reads this once, when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that can't show every letter
     if sys.stdin is None:  # closed by <&-
