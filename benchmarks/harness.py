@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import resource
@@ -82,6 +83,10 @@ def parse(
         torch.manual_seed(a.task.get("seed", 0))
         print(json.dumps({"result": child(a.task)}), flush=True)
         sys.exit()
+    for name, value in vars(a).items():
+        for x in value if isinstance(value, list) else [value]:
+            if type(x) in (int, float) and name != "seeds" and not 0 < x < math.inf:
+                made.error(f"--{name.replace('_', '-')} {x} is not allowed; use more than 0")
     a.arms = present(a.arms)
     return a
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 import harness
 from compressive_transformer.data import ByteTokenizer, Corpus, Lanes, read_documents
+from compressive_transformer.errors import UsageError
 from compressive_transformer.precision import autocast
 from compressive_transformer.train import OptimizerConfig
 from compressive_transformer.train.optimizer import learning_rate_factor
@@ -64,11 +65,14 @@ def main() -> None:
     a = harness.parse(made, child)
     if not a.train or not a.valid:
         made.error("give text to learn from and text to score: --train FOLDER --valid FOLDER")
-    a.texts = {
-        name: Corpus.from_documents(read_documents(paths), ByteTokenizer()).fingerprint
-        for name, paths in (("train", a.train), ("valid", a.valid), ("tune", a.tune))
-        if paths
-    }
+    try:
+        a.texts = {
+            name: Corpus.from_documents(read_documents(paths), ByteTokenizer()).fingerprint
+            for name, paths in (("train", a.train), ("valid", a.valid), ("tune", a.tune))
+            if paths
+        }
+    except UsageError as error:
+        made.error(str(error))
     runs = Runs(a)
     runs.check()
     for seed in a.seeds:

@@ -33,6 +33,8 @@ def main() -> None:
     made.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="side by side (default: 1 8)")
     made.add_argument("--rounds", type=int, default=3, help="how often each arm is measured (default: 3)")
     a = harness.parse(made, child)
+    if a.text and not a.text.is_file():
+        made.error(f"there is no file {a.text}; give --text a text file")
     harness.by_rows("reading", a, {"size": a.size, "tokens": a.tokens, "text": str(a.text or "")})
 
 

@@ -1,5 +1,6 @@
 """The benchmarks beside other libraries, without the other libraries."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -46,6 +47,31 @@ def test_tables_tell_what_was_measured(tmp_path: Path):
     assert "old" not in text
     assert tables.filled(text, tmp_path) == text
     assert tables.NOTHING in tables.filled(text, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("training", ["--rounds", "0"], "--rounds 0 is not allowed; use more than 0"),
+        ("waiting", ["--seconds", "nan"], "--seconds nan is not allowed; use more than 0"),
+        ("generation", ["--rows", "1", "-8"], "--rows -8 is not allowed; use more than 0"),
+        ("reading", ["--text", "nowhere.txt"], "there is no file nowhere.txt"),
+        ("quality", ["--train", "nowhere", "--valid", "nowhere"], "no such file or folder: nowhere"),
+        ("quality", ["--train", "nowhere"], "give text to learn from and text to score"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(
+    script: str,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(script).main()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", OWN)
