@@ -86,7 +86,7 @@ def parse(
     for name, value in vars(a).items():
         for x in value if isinstance(value, list) else [value]:
             if type(x) in (int, float) and name != "seeds" and not 0 < x < math.inf:
-                made.error(f"--{name.replace('_', '-')} {x} is not allowed; use more than 0")
+                made.error(f"--{name.replace('_', '-')} {x} is not allowed; use a number above 0")
     a.arms = present(a.arms)
     return a
 

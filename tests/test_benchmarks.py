@@ -52,9 +52,9 @@ def test_tables_tell_what_was_measured(tmp_path: Path):
 @pytest.mark.parametrize(
     ("script", "words", "said"),
     [
-        ("training", ["--rounds", "0"], "--rounds 0 is not allowed; use more than 0"),
-        ("waiting", ["--seconds", "nan"], "--seconds nan is not allowed; use more than 0"),
-        ("generation", ["--rows", "1", "-8"], "--rows -8 is not allowed; use more than 0"),
+        ("training", ["--rounds", "0"], "--rounds 0 is not allowed; use a number above 0"),
+        ("waiting", ["--seconds", "nan"], "--seconds nan is not allowed; use a number above 0"),
+        ("generation", ["--rows", "1", "-8"], "--rows -8 is not allowed; use a number above 0"),
         ("reading", ["--text", "nowhere.txt"], "there is no file nowhere.txt"),
         ("quality", ["--train", "nowhere", "--valid", "nowhere"], "no such file or folder: nowhere"),
         ("quality", ["--train", "nowhere"], "give text to learn from and text to score"),
